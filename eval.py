@@ -1,0 +1,175 @@
+"""Evaluation: Avg@k, Pass@k and greedy accuracy, with intervals, for any temperature policy on any benchmark.
+
+    Avg@k    mean reward of k samples a problem
+    Pass@k   1 - C(n - c, k) / C(n, k), c of n samples right: the unbiased estimator of "any of k is right"
+                                                                    (Chen et al., arXiv 2107.03374)
+    greedy   tau = 0
+
+Intervals are 95% bootstrap over problems: the benchmark is the sample, the model's draws are averaged within it.
+The generator is evaluation's own: evaluating never moves the randomness of training.
+
+    python eval.py --model runs/countdown --benchmark countdown --policy own 0.7 greedy
+    python eval.py --model Qwen/Qwen3-1.7B --benchmark math500 aime24 amc23 --samples 8 --max-new-tokens 3072
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from math import comb
+
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import baselines
+import model
+import sample
+import tasks
+import tokenizer
+import weights
+
+
+@dataclass
+class Evaluation:
+    """correct: (P, n) rewards in {0, 1}; the rest are means over sampled tokens or completions."""
+
+    correct: np.ndarray
+    temperature: float
+    entropy: float
+    tokens: float  # per completion
+    truncated: float  # share of completions
+
+    def summary(self) -> dict[str, float | list[float]]:
+        """Avg@n, Pass@k for k = 1, 2, 4, ... n, each with its interval under `name 95%`."""
+        n = self.correct.shape[1]
+        per_problem = {f"Avg@{n}": self.correct.mean(1)}
+        for k in sorted({2**i for i in range(1, n.bit_length()) if 2**i <= n} | {n} - {1}):
+            per_problem[f"Pass@{k}"] = np.array([pass_at_k(n, int(c), k) for c in self.correct.sum(1)])
+        result: dict[str, float | list[float]] = {"problems": len(self.correct), "samples": n}
+        for name, values in per_problem.items():
+            result[name] = float(values.mean())
+            result[f"{name} 95%"] = bootstrap(values)
+        return result | {
+            "temperature": self.temperature,
+            "entropy": self.entropy,
+            "tokens": self.tokens,
+            "truncated": self.truncated,
+        }
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Probability that k of n samples, drawn without replacement, hold a right one.
+
+    >>> pass_at_k(n=4, correct=1, k=2)
+    0.5
+    """
+    return 1.0 - comb(n - correct, k) / comb(n, k)
+
+
+def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> list[float]:
+    """95% percentile interval of the mean of `values` (P,), problems drawn with replacement."""
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    return [float(bound) for bound in np.percentile(values[draws].mean(1), [2.5, 97.5])]
+
+
+def evaluate(
+    transformer, vocabulary, policy, problems, samples: int, max_new_tokens: int, template="auto", seed=0, rows=512
+) -> Evaluation:
+    """Sample every problem `samples` times (once where the policy is greedy, which always says the same), check, count.
+
+    `rows` completions are sampled at a time.  The seed fixes every draw.
+    """
+    generator = torch.Generator(transformer.device).manual_seed(seed)
+    samples = 1 if getattr(policy, "temperature", None) == 0 else samples
+    stop = tasks.stop_ids(vocabulary)
+    correct, sums = [], np.zeros(5)
+    per_batch = max(1, rows // samples)
+    starts = range(0, len(problems), per_batch)
+    for start in tqdm(starts, desc="evaluate", leave=False, disable=None if len(starts) > 4 else True):
+        batch = problems[start : start + per_batch]
+        prompts = [tasks.render(problem.problem, vocabulary, template) for problem in batch]
+        rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, stop, generator)
+        texts = [vocabulary.decode(ids) for ids in rollout.completions()]
+        repeated = [problem for problem in batch for _ in range(samples)]
+        correct += tasks.rewards(repeated, texts, rollout.finished.tolist())
+        of_tokens = [rollout.mask, rollout.temperatures, rollout.entropies]
+        sums += [*(float(field.sum()) for field in of_tokens), float((~rollout.finished).sum()), len(texts)]
+    tokens, temperature, entropy, truncated, count = sums
+    return Evaluation(
+        np.array(correct).reshape(len(problems), samples),
+        temperature / tokens,
+        entropy / tokens,
+        tokens / count,
+        truncated / count,
+    )
+
+
+def table(summaries: dict[str, dict]) -> str:
+    """One Markdown row a name; Avg and Pass with their intervals, in percent."""
+    metrics = list(dict.fromkeys(m for s in summaries.values() for m in s if f"{m} 95%" in s))
+    lines = ["| | " + " | ".join(metrics) + " | tau | tokens | truncated |", "|---" * (len(metrics) + 4) + "|"]
+    for name, summary in summaries.items():
+        cells = [name]
+        for metric in metrics:
+            low, high = summary.get(f"{metric} 95%", (0, 0))
+            cells.append(
+                f"{100 * summary[metric]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" if metric in summary else ""
+            )
+        cells += [f"{summary['temperature']:.2f}", f"{summary['tokens']:.0f}", f"{100 * summary['truncated']:.0f}%"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Avg@k, Pass@k and greedy accuracy of a model under temperature policies."
+    )
+    parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
+    parser.add_argument("--benchmark", nargs="+", default=["countdown"], help="names (see tasks.py) or .jsonl files")
+    parser.add_argument("--policy", nargs="+", default=[], help="own, greedy, a temperature such as 0.7, ead, edt")
+    parser.add_argument("--samples", type=int, default=8, help="samples a problem")
+    parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
+    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: 24 for Countdown, 1024 otherwise")
+    parser.add_argument("--template", default="auto", help="auto, raw, plain, chat, chat-thinking")
+    parser.add_argument("--rows", type=int, default=512, help="completions sampled at a time; lower it to save memory")
+    parser.add_argument("--seed", type=int, default=0, help="fixes every draw")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or mps")
+    parser.add_argument("--out", default="", help="write the figures, and each problem's successes, to this JSON file")
+    arguments = parser.parse_args()
+    try:
+        if arguments.samples < 1 or arguments.problems < 1 or arguments.rows < 1:
+            raise ValueError("--samples, --problems and --rows are at least 1")
+        benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in arguments.benchmark}
+        dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
+        transformer = model.load(arguments.model, arguments.device, dtype)
+        folder = str(weights.find_folder(arguments.model))
+        vocabulary = tokenizer.load(folder)
+        has_head = os.path.isfile(os.path.join(folder, baselines.temperature_head.FILE))
+        names = arguments.policy or (["own", "greedy"] if has_head else ["1.0", "greedy"])
+        policies = {name: baselines.make(name, folder) for name in names}
+        results: dict[str, dict] = {}
+        for benchmark, problems in benchmarks.items():
+            default_length = 24 if problems[0].kind == "countdown" else 1024
+            for name, policy in policies.items():
+                if hasattr(policy, "to"):
+                    policy.to(arguments.device)
+                evaluation = evaluate(
+                    transformer, vocabulary, policy, problems, arguments.samples,
+                    arguments.max_new_tokens or default_length, arguments.template, arguments.seed, arguments.rows,
+                )  # fmt: skip
+                label = f"{os.path.basename(benchmark).removesuffix('.jsonl')}, {name}"
+                results[label] = evaluation.summary() | {"successes": evaluation.correct.sum(1).astype(int).tolist()}
+    except (ValueError, OSError) as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(table(results))
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            json.dump({"arguments": vars(arguments), "results": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The language model pi_theta: one decoder, of which GPT-2, Llama, Qwen2/2.5 and Qwen3 are settings.
+
+    h = Transformer(tokens)          the last layer's hidden states, after the final norm
+    logits = Transformer.unembed(h)
+
+IntroLLM needs exactly these two views of a decoder: the temperature head reads h_t, and the token policy is
+softmax(unembed(h_t) / tau_t).  Everything else here is what it takes to run open weights unchanged.
+
+From GPT-2 to Qwen3 in a handful of switches (`Config`; `tests/test_model.py` compares each with transformers):
+
+              norm    position   mlp      biases        qk_norm   tied
+    GPT-2     layer   learned    gelu     all           no        yes
+    Llama     rms     rope       swiglu   none          no        some     (3.1 and later: `rope_scaling`; SmolLM2: as Llama)
+    Qwen2/.5  rms     rope       swiglu   q, k, v       no        some
+    Qwen3     rms     rope       swiglu   none          yes       some
+
+How open weights are named and stored is weights.py's concern; this file knows nothing else local.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import weights
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes, then the switches.  The defaults of the switches are Llama's."""
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int  # fewer than n_heads: grouped-query attention
+    d_head: int  # need not be d_model / n_heads (Qwen3)
+    d_mlp: int
+    max_length: int  # longest sequence the positions are made for
+    norm: str = "rms"  # "rms" or "layer"
+    norm_eps: float = 1e-6
+    position: str = "rope"  # "rope" or "learned"
+    rope_theta: float = 10_000.0
+    rope_scaling: tuple[float, float, float, int] | None = None  # Llama 3.1: factor, low, high, original length
+    mlp: str = "swiglu"  # "swiglu" or "gelu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False  # Qwen3: RMSNorm over each head's query and key
+    tied: bool = False  # the unembedding is the embedding
+
+    @property
+    def family(self) -> str:
+        """The `model_type` under which transformers loads these switches."""
+        if self.position == "learned":
+            return "gpt2"
+        if self.qk_norm:
+            return "qwen3"
+        return "qwen2" if self.qkv_bias and not self.out_bias else "llama"
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, allocated once.
+
+    keys, values: (layer, B, kv head, max_length, d_head).  `lengths` (B,) counts the real tokens of each row: rows
+    differ, so each row writes at its own position.  `used` is the longest row's extent, known without asking the GPU.
+    """
+
+    def __init__(self, config: Config, batch: int, max_length: int, device="cpu", dtype=torch.float32):
+        shape = (config.n_layers, batch, config.n_kv_heads, max_length, config.d_head)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.used = 0
+
+    def select(self, rows: Tensor) -> "Cache":
+        """A copy that holds these rows: repeated ones share a prompt out to its samples, missing ones are dropped."""
+        chosen = object.__new__(Cache)
+        chosen.keys, chosen.values = self.keys[:, rows], self.values[:, rows]
+        chosen.lengths, chosen.used = self.lengths[rows], self.used
+        return chosen
+
+    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, kv head, T, d_head) at `positions` (B, T); return this layer's keys and values up to `used`."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[layer][rows, :, positions] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = values.transpose(1, 2).to(self.values.dtype)
+        return self.keys[layer, :, :, : self.used], self.values[layer, :, :, : self.used]
+
+
+def make_norm(config: Config, size: int) -> nn.Module:
+    return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(size, eps=config.norm_eps)
+
+
+def rope_frequencies(config: Config) -> Tensor:
+    """(d_head / 2,) radians per position; with Llama 3.1's scaling, which slows the waves longer than the context."""
+    exponent = torch.arange(0, config.d_head, 2, dtype=torch.float32, device="cpu") / config.d_head
+    frequencies = 1.0 / config.rope_theta**exponent
+    if config.rope_scaling is None:
+        return frequencies
+    factor, low, high, original_length = config.rope_scaling
+    waves_in_context = original_length * frequencies / (2 * math.pi)
+    keep = ((waves_in_context - low) / (high - low)).clamp(0, 1)  # 0: slowed by `factor`, 1: kept
+    return frequencies * (keep + (1 - keep) / factor)
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position: turn the pair (x_i, x_{i + d_head/2}) of each head by position * frequency_i."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, layer: int):
+        super().__init__()
+        self.layer, self.d_head = layer, config.d_head
+        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
+        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.o = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
+        self.q_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
+        self.k_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, positions: Tensor, rotation, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head))).transpose(1, 2)  # (B, head, T, d_head)
+        key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head))).transpose(1, 2)  # (B, kv head, T, d_head)
+        value = self.v(x).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if cache is not None:
+            key, value = cache.write(self.layer, positions, key, value)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        grouped = query.shape[1] != key.shape[1]
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        )
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
+        self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, layer: int):
+        super().__init__()
+        self.attention_norm = make_norm(config, config.d_model)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = make_norm(config, config.d_model)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, positions: Tensor, rotation, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), positions, rotation, mask, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """tokens (B, T) -> hidden (B, T, d_model).  Rows are padded on the right, so a row never sees its padding."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.checkpointing = False  # recompute each layer in the backward pass: less memory, a third more time
+        self.compute_dtype: torch.dtype | None = None  # torch.bfloat16 on a GPU; the weights themselves stay float32
+        self.original_config: dict = {}  # the config.json that the weights came with; `save` keeps its other fields
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.position = nn.Embedding(config.max_length, config.d_model) if config.position == "learned" else None
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = make_norm(config, config.d_model)
+        self.unembedding = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.frequencies = rope_frequencies(config) if config.position == "rope" else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    def autocast(self):
+        """A context in which matrix products run in `compute_dtype`; inside, each weight is converted once."""
+        return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype is not None)
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, d_model) of `tokens` (B, T).
+
+        With a `cache`, the tokens continue each row where it ends, and `lengths` (B,) says how many of the T are real
+        (all by default).  What padding wrote lies beyond the row's length: masked now, overwritten by the next token.
+        """
+        batch, count = tokens.shape
+        positions = torch.arange(count, device=tokens.device).expand(batch, count)
+        mask = None
+        if cache is not None:
+            positions = positions + cache.lengths[:, None]
+            cache.used += count
+            mask = torch.arange(cache.used, device=tokens.device) <= positions[:, None, :, None]  # (B, 1, T, used)
+        x = self.embed(tokens)
+        rotation = None
+        if self.position is not None:
+            x = x + self.position(positions)
+        else:
+            self.frequencies = self.frequencies.to(tokens.device)
+            angles = positions[:, None, :, None] * self.frequencies  # (B, 1, T, d_head / 2)
+            rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, positions, rotation, mask, cache, use_reentrant=False)
+            else:
+                x = layer(x, positions, rotation, mask, cache)
+        if cache is not None:
+            cache.lengths = cache.lengths + (count if lengths is None else lengths)
+        return self.norm(x)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """hidden (..., d_model) -> logits (..., vocab_size)."""
+        return F.linear(hidden, self.embed.weight if self.unembedding is None else self.unembedding.weight)
+
+
+def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transformer:
+    """The model in a folder in Hugging Face format, or under a hub id.
+
+    Raises FileNotFoundError where a file is missing, ValueError where it is not what this decoder can run.
+    """
+    folder = weights.find_folder(name_or_path)
+    raw = weights.read_json(folder / "config.json")
+    config = Config(**weights.read_config(raw, str(folder / "config.json")))
+    with torch.device("meta"):  # shapes only: the weights exist once, where they are wanted
+        transformer = Transformer(config)
+    shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
+    state = weights.read_state(folder, shapes, config.family, config.tied, device, dtype)
+    transformer.load_state_dict(state, assign=True)
+    transformer.original_config = raw
+    return transformer
+
+
+def save(transformer: Transformer, folder: str | Path) -> None:
+    """Write config.json and model.safetensors so that `load` and transformers read the same model back."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights.write_state(folder, transformer.state_dict(), transformer.config.family)
+    raw = transformer.original_config | weights.write_config(transformer.config)  # keeps token ids and the like
+    raw |= {name: str(transformer.embed.weight.dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype")}
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,171 @@
+"""How the embedded base model was made: a small Qwen3-format model warmed up on the traces of an imperfect demonstrator.
+
+Reinforcement learning starts from models that know the form of an answer and are often wrong.  The demonstrator is wrong
+in the ways that real text is:
+
+    plans     most of them ignore the target (`aimless`)
+    habits    + is preferred, - less so, * is rare
+    slips     a dropped carry, or off by one, and the trace goes on from there
+
+So what a temperature can do differs by token: operators and operands are choices, in which habit hides the right answer;
+digits of a result are computations, in which every deviation is a mistake.
+
+    python pretrain.py --out base_model        makes it again in some minutes on one core
+"""
+
+import argparse
+import itertools
+import json
+import math
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import model
+import tasks
+import tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+HABITS = {"+": 0.80, "-": 0.15, "*": 0.05}
+
+
+def slip(result: int, draw: random.Random) -> int:
+    """A wrong result of the kinds that people write: a dropped (or invented) carry, or off by one."""
+    if result >= 10 and draw.random() < 0.5:
+        return result - 10
+    return max(result + draw.choice((-1, 1)), 0)
+
+
+def plans(pool: tuple[int, ...]):
+    """Every sequence of steps (a, operation, b, result) that uses the pool up, with what it ends at."""
+    if len(pool) == 1:
+        yield pool[0], ()
+        return
+    for i, j in itertools.permutations(range(len(pool)), 2):
+        rest = tuple(pool[k] for k in range(len(pool)) if k not in (i, j))
+        for operation, apply in tasks.OPERATIONS.items():
+            if operation != "-" or pool[i] >= pool[j]:
+                result = apply(pool[i], pool[j])
+                for end, later in plans((*rest, result)):
+                    yield end, ((pool[i], operation, pool[j], result), *later)
+
+
+def take(pool: list[int], value: int, written: dict[int, list[int]]) -> int:
+    """Remove a number from the pool and return it: the planned value, or what a slip has made of it."""
+    value = next(candidate for candidate in [value, *written.get(value, [])] if candidate in pool)
+    pool.remove(value)
+    return value
+
+
+def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
+    """One trace such as `3*5=15,15+7=22;`, by a demonstrator with these rates of aimless plans and of slips."""
+    pool = [int(number) for number in problem.problem.split("=")[0].split(",")]
+    aimed = []
+    if draw.random() >= aimless:  # a plan that reaches the target, by habit among those that do
+        found = [plan for end, plan in plans(tuple(pool)) if end == int(problem.answer)]
+        weights = [math.prod(HABITS[operation] for _, operation, _, _ in plan) for plan in found]
+        aimed = list(draw.choices(found, weights)[0])
+    steps, written = [], {}  # written: what an aimed plan's intermediate result became on paper
+    while len(pool) > 1:
+        if aimed:
+            a, operation, b, result = aimed.pop(0)
+            a, b = (take(pool, value, written) for value in (a, b))
+        else:
+            a, b = (pool.pop(draw.randrange(len(pool))) for _ in range(2))
+            allowed = [name for name in HABITS if name != "-" or a >= b]
+            operation = draw.choices(allowed, [HABITS[name] for name in allowed])[0]
+        if operation == "-" and a < b:  # a slip made the plan impossible: turn it round
+            a, b = b, a
+        right = tasks.OPERATIONS[operation](a, b)
+        shown = slip(right, draw) if draw.random() < slips else right
+        if aimed:
+            written.setdefault(result, []).append(shown)
+        pool.append(shown)
+        steps.append(f"{a}{operation}{b}={shown}")
+    return ",".join(steps) + ";"
+
+
+def batches(problems: list[tasks.Problem], vocabulary, size: int, draw: random.Random, aimless: float, slips: float):
+    """Yield inputs, targets (size, T); a target of -100 (the prompt, the padding) is not learned."""
+    end = next(iter(vocabulary.eos_ids))
+    while True:
+        inputs, targets = [], []
+        for problem in draw.choices(problems, k=size):
+            prompt = tasks.render(problem.problem, vocabulary)
+            trace = vocabulary.encode(demonstrate(problem, draw, aimless, slips)) + [end]
+            inputs.append(torch.tensor(prompt + trace[:-1]))
+            targets.append(torch.tensor([-100] * (len(prompt) - 1) + trace))
+        pad = torch.nn.utils.rnn.pad_sequence
+        yield pad(inputs, batch_first=True), pad(targets, batch_first=True, padding_value=-100)
+
+
+def new_model(vocabulary_size: int, seed: int) -> model.Transformer:
+    """Qwen3's architecture at 0.4 million parameters, freshly initialised."""
+    torch.manual_seed(seed)
+    transformer = model.Transformer(
+        model.Config(
+            vocab_size=vocabulary_size, d_model=96, n_layers=4, n_heads=4, n_kv_heads=2, d_head=24, d_mlp=256,
+            max_length=256, qk_norm=True, tied=True,
+        )
+    )  # fmt: skip
+    for name, parameter in transformer.named_parameters():
+        if parameter.dim() > 1:
+            deep = name.endswith(("o.weight", "down.weight"))  # as GPT-2: what writes to the residual starts smaller
+            torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * 4) if deep else 1))
+    return transformer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the embedded Countdown base model again.")
+    parser.add_argument("--out", default="base_model", help="folder to write, in Hugging Face format")
+    parser.add_argument("--numbers", type=int, default=3, help="how many numbers a problem has")
+    parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
+    parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
+    arguments = parser.parse_args()
+    if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
+        sys.exit("pretrain.py: --aimless and --slips are shares between 0 and 1")
+
+    out, start = Path(arguments.out), time.time()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    (out / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": 256}, indent=2) + "\n")
+    vocabulary = tokenizer.load(out)
+
+    problems = tasks.countdown("train", 10_000, arguments.numbers)
+    stream = batches(
+        problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), arguments.aimless, arguments.slips
+    )
+    transformer = new_model(vocabulary.vocab_size, arguments.seed)
+    transformer.original_config = {"eos_token_id": 256, "pad_token_id": 256}
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    warm = arguments.steps // 20 + 1
+    progress = tqdm(range(arguments.steps), desc=f"{sum(p.numel() for p in transformer.parameters()):,} parameters")
+    for step in progress:
+        rate = min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / arguments.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = arguments.lr * rate
+        inputs, targets = next(stream)
+        loss = F.cross_entropy(transformer.unembed(transformer(inputs)).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+    model.save(transformer, out)
+    print(f"wrote {out} after {time.time() - start:.0f} s; last loss {loss.item():.3f} nats a token")
+
+
+if __name__ == "__main__":
+    main()

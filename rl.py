@@ -1,0 +1,241 @@
+"""Learning from verifiable rewards: advantages, the clipped losses of the two policies, and the coordinate ascent.
+
+Both policies share the reward R(x, y) in {0, 1} and are updated in turn on the same rollouts, each by the PPO surrogate
+
+    L = - 1/N  sum_t  min(r_t A, clip(r_t, 1 - e_low, 1 + e_high) A),     N = all sampled tokens of the batch
+
+    token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
+    temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
+
+pi_old is what the rollout recorded, so before the first optimizer step every ratio is 1.
+
+Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
+"""
+
+from dataclasses import dataclass
+from math import comb
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sample import Rollout, token_policy
+from temperature_head import Action
+
+CHUNK = 512  # tokens whose logits exist at one time: (B, T, vocabulary) of a 150k vocabulary would not fit
+
+
+# ---- advantages ---------------------------------------------------------------------------------------------------
+
+
+def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
+    """Group-relative advantages, rewards (P, G) -> (P, G); rows are groups of samples of one prompt.
+
+    grpo      (R - mean) / (std + 1e-6)                     DeepSeekMath, arXiv 2402.03300
+    dr_grpo   R - mean                                      Dr. GRPO, arXiv 2503.20783
+    rloo      R - mean of the others                        arXiv 2402.14740
+    pass@K    of the event "any of K samples is right"      arXiv 2508.10751, in closed form; rewards are 0 or 1
+
+    A group whose rewards are all equal has nothing to say and gets exactly zero.
+
+    >>> advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]), "dr_grpo")
+    tensor([[ 0.7500, -0.2500, -0.2500, -0.2500],
+            [ 0.0000,  0.0000,  0.0000,  0.0000]])
+    """
+    groups, size = rewards.shape
+    if size < 2:
+        raise ValueError("a group of one has no baseline: use at least 2 samples per prompt")
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if kind == "grpo":
+        result = centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
+    elif kind == "dr_grpo":
+        result = centred
+    elif kind == "rloo":
+        result = centred * size / (size - 1)
+    else:
+        result = torch.stack([pass_at_k_advantages(row, parse_pass_at_k(kind, size)) for row in rewards])
+    all_equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    return torch.where(all_equal, 0.0, result)
+
+
+def parse_pass_at_k(kind: str, size: int) -> int:
+    """The K of `pass@K`, checked against the group's size."""
+    name, _, k = kind.partition("@")
+    if name != "pass" or not k.isdigit():
+        raise ValueError(f"objective or advantage {kind!r} is none of: grpo, dr_grpo, rloo, pass@8 (any number for 8)")
+    if not 1 <= int(k) <= size:
+        raise ValueError(f"{kind} needs 1 <= k <= samples per prompt, which is {size}")
+    return int(k)
+
+
+def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
+    """Average advantage of each sample over all subsets of k that hold it, rewards (N,) in {0, 1} -> (N,).
+
+    A subset succeeds if any member does: Rbar = 1 - C(M, k) / C(N, k) with M failures.  A correct sample's subsets all
+    succeed; a failed one's succeed unless the other k - 1 failed too.  With k = 1 this is `grpo`.
+    """
+    size, failed = len(rewards), int((rewards < 0.5).sum())
+    mean = 1 - comb(failed, k) / comb(size, k)  # Rbar
+    std = (mean * (1 - mean)) ** 0.5
+    if std == 0:
+        return torch.zeros_like(rewards)
+    if_correct = (1 - mean) / std
+    others_failed = comb(failed - 1, k - 1) / comb(size - 1, k - 1) if failed else 0.0
+    return torch.where(rewards > 0.5, if_correct, (1 - mean - others_failed) / std)
+
+
+# ---- log-probabilities --------------------------------------------------------------------------------------------
+
+
+def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return log_probs.gather(-1, tokens[:, None])[:, 0], entropy
+
+
+def log_probs_and_entropies(transformer, rollout: Rollout, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """log pi_theta(y_t | h_t, tau_t) and the entropy of pi_theta(. | h_t, tau_t), both (B, T), 0 where not sampled.
+
+    The hidden state at t - 1 predicts token t.  Logits exist for `chunk` tokens at a time and are computed again in the
+    backward pass.
+    """
+    mask = rollout.mask
+    with transformer.autocast():
+        hidden = transformer(rollout.tokens)[:, :-1][mask[:, 1:]]  # (N, d) the states that drew a token
+        pieces = []
+        for part in torch.arange(len(hidden), device=hidden.device).split(chunk):
+            inputs = hidden[part], rollout.temperatures[mask][part], rollout.tokens[mask][part]
+            if torch.is_grad_enabled():
+                pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, use_reentrant=False))
+            else:
+                pieces.append(chunk_of_log_probs(transformer, *inputs))
+    empty = torch.zeros(mask.shape, device=mask.device)
+    log_probs, entropies = (torch.cat(part) for part in zip(*pieces))
+    return empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropies)
+
+
+def token_log_probs(transformer, rollout: Rollout, chunk: int = CHUNK) -> Tensor:
+    """(B, T) log pi_theta under the stored temperatures; 0 where the token was not sampled."""
+    return log_probs_and_entropies(transformer, rollout, chunk)[0]
+
+
+# ---- the two steps of the coordinate ascent -----------------------------------------------------------------------
+
+
+@dataclass
+class StepSettings:
+    """How one side's surrogate is built and stepped; train.py makes one for each side."""
+
+    epochs: int = 1  # optimizer steps on the same rollout
+    clip_low: float = 0.2
+    clip_high: float = 0.2  # larger than clip_low: "clip-higher", arXiv 2503.14476
+    entropy_bonus: float = 0.0
+    kl_penalty: float = 0.0  # to the initial token policy
+    max_grad_norm: float = 1.0
+    micro_batch_tokens: int = 16_384
+
+
+def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, settings: StepSettings) -> Tensor:
+    """-min(r A, clip(r) A), element by element.
+
+    >>> ratio = torch.tensor([1.5, 0.5]).log()  # both moved out of the clip range, in the direction of the advantage
+    >>> clipped_surrogate(ratio, torch.zeros(2), torch.tensor([1.0, -1.0]), StepSettings())
+    tensor([-1.2000,  0.8000])
+    """
+    ratio = (log_probs - old).exp()
+    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def micro_batches(rollout: Rollout, token_budget: int):
+    """Row indices, rows of like length together, so that rows * longest stays within the budget (or one row alone)."""
+    lengths = rollout.prompt_lengths + rollout.mask.sum(1)
+    start, order = 0, lengths.argsort(descending=True).tolist()
+    while start < len(order):
+        rows = max(1, token_budget // int(lengths[order[start]]))
+        yield torch.tensor(order[start : start + rows], device=lengths.device)
+        start += rows
+
+
+def token_step(
+    transformer, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings, reference=None
+) -> dict[str, float]:
+    """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty."""
+
+    def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, entropies = log_probs_and_entropies(transformer, part)
+        loss = clipped_surrogate(log_probs, part.token_log_probs, part_advantage[:, None], settings)
+        if settings.entropy_bonus:
+            loss = loss - settings.entropy_bonus * entropies
+        if settings.kl_penalty:
+            with torch.no_grad():
+                reference_log_probs = token_log_probs(reference, part)
+            log_ratio = reference_log_probs - log_probs
+            loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)  # k3: unbiased, never negative
+        return loss, log_probs - part.token_log_probs
+
+    return ascend(loss_of, transformer, optimizer, rollout, advantage, settings)
+
+
+def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
+    """Update phi with theta fixed: advantage (B,); everything the head needs is in the rollout."""
+
+    def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
+        action = Action(part.temperatures, part.changed, part.z, part.temperature_log_probs)
+        log_probs = head.log_prob(part.hidden, action)
+        loss = clipped_surrogate(log_probs, part.temperature_log_probs, part_advantage[:, None], settings)
+        if settings.entropy_bonus:
+            loss = loss - settings.entropy_bonus * head.entropy(part.hidden)
+        return loss, log_probs - part.temperature_log_probs
+
+    return ascend(loss_of, head, optimizer, rollout, advantage, settings)
+
+
+def ascend(loss_of, module, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
+    """`epochs` optimizer steps on the whole rollout; the micro-batch size is about memory and changes no gradient."""
+    total = rollout.mask.sum()
+    metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}
+    if not advantage.any() and not settings.entropy_bonus and not settings.kl_penalty:
+        return metrics  # nothing to learn; a step would only follow Adam's momentum
+    for _ in range(settings.epochs):
+        optimizer.zero_grad(set_to_none=True)
+        loss_sum, moved, outside = 0.0, 0.0, 0.0
+        for index in micro_batches(rollout, settings.micro_batch_tokens):
+            part = rollout.rows(index)
+            loss, log_ratio = loss_of(part, advantage[index])
+            loss = loss[part.mask].sum() / total  # the denominator is the whole batch's
+            loss.backward()
+            with torch.no_grad():
+                log_ratio = log_ratio[part.mask]
+                ratio = log_ratio.exp()
+                loss_sum += float(loss)
+                moved += float((ratio - 1 - log_ratio).sum() / total)  # KL(old || new), k3
+                outside += float(((ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)).sum() / total)
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        metrics = {"loss": loss_sum, "gradient_norm": float(norm), "kl": moved, "clipped": outside}
+    optimizer.zero_grad(set_to_none=True)  # a gradient left behind would be the fixed side's at its next turn
+    return metrics
+
+
+def sides(step: int, schedule: str, temperature_first: int = 0) -> tuple[bool, bool]:
+    """(update tokens?, update temperature?) at this training step.
+
+    every         both coordinate steps on every rollout
+    blocks:K      K steps of the tokens alone, then K of the temperature alone, and so on
+    tokens, temperature    one side only
+
+    The first `temperature_first` steps are the temperature's alone.
+
+    >>> [sides(step, "blocks:1", temperature_first=2) for step in range(4)]
+    [(False, True), (False, True), (True, False), (False, True)]
+    """
+    if step < temperature_first:
+        return False, True
+    if schedule in ("every", "tokens", "temperature"):
+        return schedule != "temperature", schedule != "tokens"
+    name, _, length = schedule.partition(":")
+    if name != "blocks" or not length.isdigit() or int(length) < 1:
+        raise ValueError(f"schedule {schedule!r} is none of: every, blocks:50 (any number for 50), tokens, temperature")
+    tokens = (step - temperature_first) // int(length) % 2 == 0
+    return tokens, not tokens

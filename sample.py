@@ -1,0 +1,245 @@
+"""Sampling from the hierarchical policy: at every step first a temperature, then a token.
+
+    pi(y, tau | x) = prod_t  pi_phi(tau_t | h_t, tau_{t-1}) * pi_theta(y_t | h_t, tau_t)
+
+`generate` is that product as a loop; a `Rollout` is everything it drew, with the probabilities that training needs.
+`python sample.py --model DIR --prompt "..."` streams one completion, each token coloured by its temperature.
+"""
+
+import argparse
+import codecs
+import os
+import sys
+from dataclasses import dataclass, fields, replace
+
+os.environ.setdefault(
+    "PYTORCH_ENABLE_MPS_FALLBACK", "1"
+)  # Apple's GPU has no gamma sampler: that one op runs on the CPU
+import torch
+from torch import Tensor
+
+import baselines
+import model
+import tasks
+import tokenizer
+import weights
+
+
+@dataclass
+class Rollout:
+    """B completions.  Index t of every (B, T) field speaks of token t: how it was drawn, not what it led to."""
+
+    tokens: Tensor  # (B, T) int64: prompt, completion, then padding on the right
+    prompt_lengths: Tensor  # (B,)
+    mask: Tensor  # (B, T) bool: True where the token was sampled, the end-of-text token included
+    temperatures: Tensor  # (B, T) tau_t
+    changed: Tensor  # (B, T) bool, c_t
+    z: Tensor  # (B, T) z_t
+    token_log_probs: Tensor  # (B, T) log pi_theta(y_t | h_t, tau_t)
+    temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
+    entropies: Tensor  # (B, T) nats, of the distribution at temperature 1: the model's own uncertainty
+    finished: Tensor  # (B,) bool: an end-of-text token was drawn; False means truncated
+    hidden: Tensor | None = None  # (B, T, d_model) h_t, what the head saw; kept for training only
+
+    def rows(self, index: Tensor) -> "Rollout":
+        """These rows, without the columns that none of them uses."""
+        used = int((self.prompt_lengths + self.mask.sum(1))[index].max())
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen = {name: value[index] for name, value in chosen.items() if value is not None}
+        return replace(self, **{name: v[:, :used] if v.dim() > 1 else v for name, v in chosen.items()})
+
+    def completions(self) -> list[list[int]]:
+        """Token ids of each row's completion, without the token that ended it."""
+        ids = [row[keep].tolist() for row, keep in zip(self.tokens, self.mask)]
+        return [row[:-1] if whole else row for row, whole in zip(ids, self.finished.tolist())]
+
+
+def join(rollouts: list[Rollout]) -> Rollout:
+    """One rollout of all rows, padded to the widest."""
+    width = max(rollout.tokens.shape[1] for rollout in rollouts)
+
+    def widen(value: Tensor) -> Tensor:
+        missing = width - value.shape[1] if value.dim() > 1 else 0
+        return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), dim=1) if missing else value
+
+    columns = {f.name: [getattr(rollout, f.name) for rollout in rollouts] for f in fields(Rollout)}
+    return Rollout(**{n: None if v[0] is None else torch.cat([widen(x) for x in v]) for n, v in columns.items()})
+
+
+def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
+    """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
+
+    Always in float32, and the only place where a temperature meets logits: sampling and training both come here.
+    """
+    return torch.log_softmax(logits.float() / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
+
+
+def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+    """Draw y_t by inverse CDF: logits (B, V), temperature (B,) -> token (B,), log_prob (B,).  tau = 0 takes the argmax."""
+    log_probs = token_policy(logits, temperature)
+    cdf = log_probs.exp().cumsum(-1)
+    # 1 - rand lies in (0, 1], so the first index with cdf >= u always exists and never has probability zero.
+    u = (1 - torch.rand(len(cdf), 1, generator=generator, device=cdf.device)) * cdf[:, -1:]
+    token = torch.searchsorted(cdf, u)[:, 0]
+    token = torch.where(temperature == 0, logits.argmax(-1), token)
+    log_prob = log_probs.gather(-1, token[:, None])[:, 0]
+    return token, torch.where(temperature == 0, 0.0, log_prob)
+
+
+def entropy_at_one(logits: Tensor) -> Tensor:
+    """Entropy in nats of softmax(logits), (..., V) -> (...)."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def prefill(transformer, prompts: list[list[int]], samples_per_prompt: int, max_new_tokens: int):
+    """Read each prompt once, then share its cache out to its samples -> tokens (B, P), lengths (B,), h (B, d), cache."""
+    if not prompts or min(map(len, prompts)) == 0:
+        raise ValueError("every prompt needs at least one token")
+    longest = max(map(len, prompts))
+    if longest + max_new_tokens > transformer.config.max_length:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones pass the model's context of "
+            f"{transformer.config.max_length}; lower --max-new-tokens or drop the longest prompts"
+        )
+    device = transformer.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
+    dtype = transformer.compute_dtype or transformer.embed.weight.dtype
+    cache = model.Cache(transformer.config, len(prompts), longest + max_new_tokens, device, dtype)
+    hidden = transformer(tokens, cache, lengths)
+    rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
+    return tokens[rows], lengths[rows], hidden[rows, lengths[rows] - 1], cache.select(rows)
+
+
+@torch.no_grad()
+def generate(
+    transformer,
+    policy,
+    prompts: list[list[int]],
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    eos_ids: set[int],
+    generator: torch.Generator | None = None,
+    keep_hidden: bool = False,
+    on_token=None,
+) -> Rollout:
+    """Sample `samples_per_prompt` completions of each prompt; a prompt's samples are neighbouring rows.
+
+    policy: anything with `act` and `tau_initial` (temperature_head.py, baselines.py).  `keep_hidden` stores h_t for the
+    training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens.
+    """
+    with transformer.autocast():
+        prompt_tokens, lengths, hidden, cache = prefill(transformer, prompts, samples_per_prompt, max_new_tokens)
+        device, batch = lengths.device, len(lengths)
+        eos = torch.tensor(sorted(eos_ids), device=device)
+        live = torch.ones(batch, dtype=torch.bool, device=device)
+        temperature = torch.full((batch,), float(policy.tau_initial), device=device)  # tau_0
+        steps = []
+        for step in range(max_new_tokens):
+            logits = transformer.unembed(hidden)  # (B, V), read from h_t
+            action = policy.act(hidden, temperature, logits=logits, step=step, generator=generator)
+            temperature = action.temperature  # tau_t ~ pi_phi
+            token, log_prob = sample_token(logits, temperature, generator)  # y_t ~ pi_theta
+            steps.append((live, token, action, log_prob, entropy_at_one(logits), hidden if keep_hidden else None))
+            if on_token is not None:
+                on_token(step, token, temperature)
+            live = live & ~torch.isin(token, eos)
+            if step + 1 == max_new_tokens or not live.any():
+                break
+            hidden = transformer(token[:, None], cache)[:, 0]
+    return assemble(prompt_tokens, lengths, steps, finished=~live)
+
+
+def assemble(prompt_tokens: Tensor, lengths: Tensor, steps: list, finished: Tensor) -> Rollout:
+    """Put what each step drew behind each row's own prompt."""
+    live, tokens, actions, log_probs, entropies, hidden = zip(*steps)
+    sampled = torch.stack(live, dim=1)  # (B, steps)
+    batch, width = len(lengths), prompt_tokens.shape[1] + len(steps)
+    columns = lengths[:, None] + torch.arange(len(steps), device=lengths.device)
+
+    def place(values, into=None) -> Tensor:
+        values = torch.stack(values, dim=1)
+        keep = sampled.view(sampled.shape + (1,) * (values.dim() - 2))
+        if into is None:
+            into = values.new_zeros((batch, width) + values.shape[2:])
+        index = columns.view(keep.shape).expand_as(values)
+        return into.scatter(1, index, torch.where(keep, values, torch.zeros_like(values)))
+
+    padded = torch.nn.functional.pad(prompt_tokens, (0, len(steps)))
+    return Rollout(
+        tokens=place(tokens, into=padded),
+        prompt_lengths=lengths,
+        mask=place(live),
+        temperatures=place([action.temperature for action in actions]),
+        changed=place([action.changed for action in actions]),
+        z=place([action.z for action in actions]),
+        token_log_probs=place(log_probs),
+        temperature_log_probs=place([action.log_prob for action in actions]),
+        entropies=place(entropies),
+        finished=finished,
+        hidden=None if hidden[0] is None else place(hidden),
+    )
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+def colour(text: str, temperature: float, tau_min: float = 0.0, tau_max: float = 1.5) -> str:
+    """`text` in ANSI colours from blue (cold) over grey to red (hot)."""
+    ramp = (27, 33, 39, 45, 87, 195, 252, 224, 217, 210, 203, 196)  # of the 256-colour palette
+    share = (temperature - tau_min) / max(tau_max - tau_min, 1e-6)
+    shade = ramp[round(min(max(share, 0.0), 1.0) * (len(ramp) - 1))]
+    return f"\x1b[38;5;{shade}m{text}\x1b[0m"
+
+
+def show(pieces: list[str], temperatures: list[float], colours: bool) -> str:
+    """A completion on one line: coloured by temperature, or with the temperature behind each token where there is no
+    terminal.
+
+    >>> show(["3", "+"], [0.25, 1.0], colours=False)
+    '3[0.25] +[1.00]'
+    """
+    if colours:
+        return "".join(colour(piece, tau) for piece, tau in zip(pieces, temperatures)).replace("\n", " ")
+    return " ".join(f"{piece}[{tau:.2f}]" for piece, tau in zip(pieces, temperatures)).replace("\n", " ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
+    parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
+    parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
+    parser.add_argument("--policy", default="", help="own (default where the folder has a head), greedy, 0.7, ead, edt")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="stop after so many tokens")
+    parser.add_argument("--template", default="auto", help="auto, raw, plain or chat: how the problem becomes a prompt")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same completion")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    arguments = parser.parse_args()
+    try:
+        transformer = model.load(arguments.model, arguments.device)
+        folder = str(weights.find_folder(arguments.model))
+        vocabulary = tokenizer.load(folder)
+        has_head = os.path.isfile(os.path.join(folder, baselines.temperature_head.FILE))
+        policy = baselines.make(arguments.policy or ("own" if has_head else "1.0"), folder)
+        prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
+        generator = torch.Generator(arguments.device).manual_seed(arguments.seed)
+        decoder, taus = codecs.getincrementaldecoder("utf-8")("replace"), []  # a token may be half a character
+
+        def show(step: int, token: Tensor, temperature: Tensor) -> None:
+            taus.append(float(temperature[0]))
+            if int(token[0]) not in vocabulary.eos_ids:
+                text = decoder.decode(vocabulary.token_bytes(int(token[0])))
+                print(colour(text, taus[-1]) if sys.stdout.isatty() else text, end="", flush=True)
+
+        new = arguments.max_new_tokens
+        if hasattr(policy, "to"):
+            policy.to(arguments.device)
+        generate(transformer, policy, [prompt], 1, new, vocabulary.eos_ids, generator, on_token=show)
+    except (ValueError, OSError) as error:
+        print(f"\nsample.py: {error}" if sys.stdout.isatty() else f"sample.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"\n[{len(taus)} tokens, mean temperature {sum(taus) / len(taus):.2f}, {min(taus):.2f} to {max(taus):.2f}]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""What is asked and what is right: problems, their prompts, their rewards.
+
+    countdown, countdown:4            generated: reach a target, using every number once
+    gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub through `datasets`
+    any/file.jsonl                    one object a line with `problem` and `answer`
+
+`render` makes the prompt ids for training, evaluation and sampling alike, and every reward goes through verify.py.
+A truncated completion earns 0 whatever it holds (and stays in its group).
+"""
+
+import functools
+import hashlib
+import json
+import random
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import verify
+
+
+@dataclass(frozen=True)
+class Problem:
+    problem: str
+    answer: str
+    kind: str = "math"  # or "countdown"
+
+
+# ---- Countdown: 3,5,7=22:  ->  3*5=15,15+7=22; ---------------------------------------------------------------------
+
+LARGEST_NUMBER = 12
+OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+STEP = re.compile(r"(\d{1,7})([-+*])(\d{1,7})=(\d{1,7})")
+SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
+
+
+def countdown(split: str, count: int, numbers: int = 3) -> list[Problem]:
+    """`count` distinct problems of a split (fewer if there are no more), always the same ones.
+
+    A hash of (sorted numbers, target) decides the split, so that the splits share no problem, in any order of its
+    numbers.  Every problem can be solved: its target comes from a random sequence of steps.
+
+    >>> countdown("train", 2)
+    [Problem(problem='2,3,8=30:', answer='30', kind='countdown'), Problem(problem='7,6,6=78:', answer='78', kind='countdown')]
+    """
+    if split not in SPLITS:
+        raise ValueError(f"countdown has the splits {', '.join(SPLITS)}, and not {split!r}")
+    draw, found = random.Random(f"countdown {split} {numbers}"), {}
+    misses = 0
+    while len(found) < count and misses < 5000:  # so many draws in a row with nothing new: the split is as good as empty
+        drawn = [draw.randint(1, LARGEST_NUMBER) for _ in range(numbers)]
+        target = random_target(drawn, draw)
+        key = f"{sorted(drawn)} {target}"
+        if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 in SPLITS[split] and key not in found:
+            found[key] = Problem(f"{','.join(map(str, drawn))}={target}:", str(target), "countdown")
+            misses = 0
+        misses += 1
+    return list(found.values())
+
+
+def random_target(numbers: list[int], draw: random.Random) -> int:
+    pool = list(numbers)
+    while len(pool) > 1:
+        a, b = (pool.pop(draw.randrange(len(pool))) for _ in range(2))
+        operation = draw.choice([name for name in OPERATIONS if name != "-" or a >= b])
+        pool.append(OPERATIONS[operation](a, b))
+    return pool[0]
+
+
+@functools.lru_cache(maxsize=1 << 16)  # a few thousand equations make up nearly all traces
+def equation_holds(left: str, right: str) -> bool:
+    return verify.is_equivalent(left, right)
+
+
+def countdown_reward(problem: Problem, text: str) -> float:
+    """1.0 for a trace whose equations hold, use up the numbers, and end at the target; the text is nothing but the trace.
+
+    >>> problem = Problem("3,5,7=22:", "22", "countdown")
+    >>> [countdown_reward(problem, trace) for trace in ("3*5=15,15+7=22;", "3*5=15,15+7=22", "5+7=12,12+3=22;")]
+    [1.0, 0.0, 0.0]
+    """
+    pool = problem.problem.split("=")[0].split(",")
+    if not text.endswith(";"):
+        return 0.0
+    for step in text[:-1].split(","):
+        match = STEP.fullmatch(step)
+        if not match:
+            return 0.0
+        left, operation, right, result = match.groups()
+        for operand in (left, right):
+            if operand not in pool:
+                return 0.0
+            pool.remove(operand)
+        if not equation_holds(left + operation + right, result):
+            return 0.0
+        pool.append(result)
+    return float(len(pool) == 1 and equation_holds(pool[0], problem.answer))
+
+
+def countdown_classes(text: str) -> list[str]:
+    """What each character of a trace is: a choice (operand, operator), a computation (result), or form (format).
+
+    >>> countdown_classes("3*5=15;")
+    ['operand', 'operator', 'operand', 'format', 'result', 'result', 'format']
+    """
+    classes, in_result = [], False
+    for character in text:
+        if character in "+-*":
+            classes.append("operator")
+        elif character.isdigit():
+            classes.append("result" if in_result else "operand")
+        else:
+            classes.append("format")
+            in_result = character == "="
+    return classes
+
+
+# ---- data sets by name, and files ---------------------------------------------------------------------------------
+
+
+def after_hashes(answer: str) -> str:
+    """GSM8K's gold answer follows `####`."""
+    return answer.rpartition("####")[2].strip().replace(",", "")
+
+
+HUB = {  # name: (hub id, configuration, split, problem field, answer field, how to read the answer)
+    "gsm8k": ("openai/gsm8k", "main", "train", "question", "answer", after_hashes),
+    "gsm8k-test": ("openai/gsm8k", "main", "test", "question", "answer", after_hashes),
+    "math": ("nlile/hendrycks-MATH-benchmark", None, "train", "problem", "answer", str),
+    "math500": ("HuggingFaceH4/MATH-500", None, "test", "problem", "answer", str),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train", "problem", "answer", str),
+    "aime25": ("math-ai/aime25", None, "test", "problem", "answer", str),
+    "amc23": ("math-ai/amc23", None, "test", "question", "answer", str),
+    "minerva": ("math-ai/minervamath", None, "test", "question", "answer", str),
+    "olympiadbench": ("math-ai/olympiadbench", None, "test", "question", "final_answer", lambda answers: answers[0]),
+    "omni-math": ("KbsdJames/Omni-MATH", None, "test", "problem", "answer", str),
+}
+
+
+def load(name: str, split: str = "train", count: int = 10_000) -> list[Problem]:
+    """At most `count` problems of a task; `split` (train, tuning, test) is for Countdown, the others have names or files.
+
+    Raises ValueError or FileNotFoundError with the task, the file and the line.
+    """
+    if name.partition(":")[0] == "countdown":
+        numbers = name.partition(":")[2] or "3"
+        if not numbers.isdigit() or not 2 <= int(numbers) <= 8:
+            raise ValueError(f"task {name!r}: countdown takes 2 to 8 numbers, as in countdown:4")
+        return countdown(split, count, int(numbers))
+    if name in HUB:
+        return from_hub(name)[:count]
+    if name.endswith((".jsonl", ".json")):
+        return read_jsonl(name)[:count]
+    raise ValueError(f"task {name!r} is none of: countdown, {', '.join(HUB)}, or a .jsonl file")
+
+
+def from_hub(name: str) -> list[Problem]:
+    import datasets
+
+    hub_id, configuration, split, problem, answer, read = HUB[name]
+    try:
+        rows = datasets.load_dataset(hub_id, configuration, split=split)
+    except Exception as error:  # the hub's errors have many types; the user needs one line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"task {name!r}: the hub did not give {hub_id} ({reason}); a .jsonl file works too") from None
+    return [Problem(row[problem], read(row[answer])) for row in rows]
+
+
+def read_jsonl(path: str) -> list[Problem]:
+    """Problems of a file, one JSON object a line; rows whose answer is empty cannot be rewarded and are left out, aloud."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    problems, empty = [], 0
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+            for field in ("problem", "answer"):
+                if not isinstance(row, dict) or not isinstance(row.get(field), (str, int, float)):
+                    raise ValueError(f"{path}, line {number}: the field {field!r} is missing or not text")
+            if str(row["answer"]).strip() and str(row["problem"]).strip():
+                problems.append(Problem(str(row["problem"]), str(row["answer"])))
+            else:
+                empty += 1
+    if empty:
+        print(f"{path}: left out {empty} rows whose problem or answer is empty", file=sys.stderr)
+    if not problems:
+        raise ValueError(f"{path}: no problems in it")
+    return problems
+
+
+# ---- prompts ------------------------------------------------------------------------------------------------------
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+TEMPLATES = ("auto", "raw", "plain", "chat", "chat-thinking")
+
+
+def choose_template(problem: str, vocabulary) -> str:
+    if re.fullmatch(r"[\d,]+=\d+:", problem):
+        return "raw"  # Countdown's own notation
+    return "plain" if vocabulary.token_to_id("<|im_start|>") is None else "chat"
+
+
+def render(problem: str, vocabulary, template: str = "auto") -> list[int]:
+    """The prompt's ids: the one function for training, evaluation and sampling.
+
+    raw: the problem as it is.  plain: `Question: ... Answer:`, for models without chat tokens.  chat: one ChatML turn, as
+    Qwen's and SmolLM2's own template writes it; Qwen3 is told not to think, unless the template is chat-thinking.
+    Text that looks like a special token stays text: only the template places special tokens.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"template {template!r} is none of: {', '.join(TEMPLATES)}")
+    if template == "auto":
+        template = choose_template(problem, vocabulary)
+    begin = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+    if template == "raw":
+        return begin + vocabulary.encode(problem)
+    if template == "plain":
+        return begin + vocabulary.encode(f"Question: {problem}\n{INSTRUCTION}\nAnswer:")
+    start, end = (vocabulary.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>"))
+    if start is None or end is None:
+        raise ValueError(f"template {template!r} needs <|im_start|> and <|im_end|> in the vocabulary; try plain")
+    encode = vocabulary.encode
+    ids = [start, *encode(f"user\n{problem}\n{INSTRUCTION}"), end, *encode("\n"), start, *encode("assistant\n")]
+    think, done = (vocabulary.token_to_id(token) for token in ("<think>", "</think>"))
+    if template == "chat" and think is not None and done is not None:
+        ids += [think, *encode("\n\n"), done, *encode("\n\n")]
+    return ids
+
+
+def stop_ids(vocabulary) -> set[int]:
+    """What ends a completion: the model's end-of-text tokens, and the end of a chat turn, which base models may not list."""
+    end = vocabulary.token_to_id("<|im_end|>")
+    return vocabulary.eos_ids | ({end} if end is not None else set())
+
+
+# ---- rewards ------------------------------------------------------------------------------------------------------
+
+
+def rewards(problems: list[Problem], texts: list[str], finished: list[bool]) -> list[float]:
+    """R(x, y) in {0.0, 1.0} for each completion text (without the end-of-text token)."""
+    result = [0.0] * len(texts)
+    maths = []
+    for index, (problem, text, whole) in enumerate(zip(problems, texts, finished, strict=True)):
+        if whole and problem.kind == "countdown":
+            result[index] = countdown_reward(problem, text)
+        elif whole:
+            maths.append(index)
+    checked = verify.rewards([texts[i] for i in maths], [problems[i].answer for i in maths]) if maths else []
+    for index, reward in zip(maths, checked):
+        result[index] = reward
+    return result

@@ -1,0 +1,156 @@
+"""The temperature policy pi_phi: at every step the model looks at its own hidden state and chooses its temperature.
+
+    u = W2 relu(W1 h + b1) + b2,   W1 (d/2, d),  W2 (3, d/2),   u = (u_c, u_a, u_b)
+    1. change or keep   c_t ~ Bernoulli(sigmoid(u_c));      c_t = 0 keeps tau_t = tau_{t-1}
+    2. if c_t = 1       z_t ~ Beta(softplus(u_a) + eps, softplus(u_b) + eps),   tau_t = tau_min + z_t (tau_max - tau_min)
+    log pi_phi = log P(c_t) + c_t log p(z_t)
+
+The head reads a *detached* h: its loss never reaches theta.  The density is in z; the constant Jacobian from z to tau
+cancels in every ratio.  The paper does not give eps, the range of tau or the initialisation: ours are arguments.
+
+Any other temperature policy (baselines.py) has the same `act` and the same `Action`.  This file imports nothing local.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FILE = "temperature_head.safetensors"
+
+
+class Action(NamedTuple):
+    """One decision a row; every field (B,), or (B, T) when training replays them."""
+
+    temperature: Tensor  # tau_t
+    changed: Tensor  # c_t, bool
+    z: Tensor  # z_t in (0, 1); without meaning where c_t = 0
+    log_prob: Tensor  # log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample
+
+
+class TemperatureHead(nn.Module):
+    """pi_phi as a two-layer network on h_t.  It is itself a temperature policy: `sample.generate` calls its `act`."""
+
+    def __init__(
+        self,
+        d_model: int,
+        tau_min: float = 0.1,
+        tau_max: float = 1.5,
+        tau_initial: float = 1.0,
+        gate_initial: float = 0.5,
+        concentration: float = 4.0,
+        eps: float = 0.1,
+    ):
+        """At the start every hidden state gives nearly the same distribution: a gate that opens with probability
+        `gate_initial`, and a Beta with mean at `tau_initial` and a + b = `concentration`, so that nothing is saturated.
+
+        `eps` keeps the Beta's parameters off zero, where its density has poles at both ends of the range.
+        """
+        super().__init__()
+        if not 0 < tau_min < tau_max:
+            raise ValueError(f"the temperature range must be 0 < tau_min < tau_max, and is [{tau_min}, {tau_max}]")
+        self.settings = dict(
+            d_model=d_model, tau_min=tau_min, tau_max=tau_max, tau_initial=tau_initial, gate_initial=gate_initial,
+            concentration=concentration, eps=eps,
+        )  # fmt: skip
+        self.tau_min, self.tau_max, self.eps = tau_min, tau_max, eps
+        self.tau_initial = min(max(tau_initial, tau_min), tau_max)  # tau_0
+        self.w1 = nn.Linear(d_model, d_model // 2)
+        self.w2 = nn.Linear(d_model // 2, 3)
+        mean = (self.tau_initial - tau_min) / (tau_max - tau_min)
+        mean = min(max(mean, 0.1), 0.9)
+        with torch.no_grad():
+            self.w2.weight.mul_(0.1)
+            self.w2.bias[0] = math.log(gate_initial / (1 - gate_initial))
+            for index, share in ((1, mean), (2, 1 - mean)):  # the inverse of softplus
+                self.w2.bias[index] = math.log(math.expm1(max(share * concentration - eps, 0.01)))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden (..., d_model) -> the gate's logit u_c and the Beta's parameters a, b, each (...), in float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            u = self.w2(F.relu(self.w1(hidden.detach().float())))
+        gate, alpha, beta = u.unbind(-1)
+        return gate, F.softplus(alpha) + self.eps, F.softplus(beta) + self.eps
+
+    @torch.no_grad()
+    def act(self, hidden: Tensor, tau_previous: Tensor, *, logits=None, step=None, generator=None) -> Action:
+        """Sample tau_t for each row: hidden (B, d_model), tau_previous (B,).  Logits and step are for other policies."""
+        gate, alpha, beta = self(hidden)
+        changed = torch.rand(gate.shape, generator=generator, device=gate.device) < torch.sigmoid(gate)
+        # A Beta draw is Ga / (Ga + Gb); torch.distributions would do the same in eight times the time.
+        ga = torch._standard_gamma(alpha, generator=generator)
+        gb = torch._standard_gamma(beta, generator=generator)
+        z = inside(ga / (ga + gb).clamp_min(1e-30))
+        chosen = self.tau_min + z * (self.tau_max - self.tau_min)
+        temperature = torch.where(changed, chosen, tau_previous)
+        return Action(temperature, changed, z, mixed_log_prob(gate, alpha, beta, changed, z))
+
+    def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
+        """log pi_phi of stored actions, hidden (..., d_model) -> (...); differentiable in phi only."""
+        return mixed_log_prob(*self(hidden), action.changed, action.z)
+
+    def entropy(self, hidden: Tensor) -> Tensor:
+        """Of the mixed action: H(Bernoulli) + P(c = 1) H(Beta), hidden (..., d_model) -> (...), in nats."""
+        gate, alpha, beta = self(hidden)
+        opens = torch.sigmoid(gate)
+        of_gate = F.softplus(gate) - opens * gate
+        total = alpha + beta
+        of_beta = (
+            log_beta(alpha, beta)
+            - (alpha - 1) * torch.digamma(alpha)
+            - (beta - 1) * torch.digamma(beta)
+            + (total - 2) * torch.digamma(total)
+        )
+        return of_gate + opens * of_beta
+
+    def mean_temperature(self, hidden: Tensor, tau_previous: Tensor) -> Tensor:
+        """E[tau_t | h_t, tau_{t-1}], for pictures."""
+        gate, alpha, beta = self(hidden)
+        chosen = self.tau_min + alpha / (alpha + beta) * (self.tau_max - self.tau_min)
+        return torch.lerp(tau_previous, chosen, torch.sigmoid(gate))
+
+    def save(self, folder: str | Path) -> None:
+        """Weights and settings, in one safetensors file."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, Path(folder) / FILE, metadata={"settings": json.dumps(self.settings)})
+
+
+def load(folder: str | Path, device="cpu") -> TemperatureHead:
+    """The head that `save` wrote; FileNotFoundError where there is none."""
+    file = Path(folder) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: missing; this model has no temperature policy of its own (try a fixed one)")
+    with safe_open(file, framework="pt") as opened:
+        head = TemperatureHead(**json.loads((opened.metadata() or {}).get("settings", "{}")))
+        head.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
+    return head.to(device)
+
+
+def inside(z: Tensor) -> Tensor:
+    """z kept off 0 and 1, where the density of a Beta can be zero or infinite."""
+    return z.clamp(1e-5, 1 - 1e-5)
+
+
+def log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
+    """log B(a, b), the Beta density's normaliser."""
+    return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
+
+
+def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z: Tensor) -> Tensor:
+    """log P(c) + c log p(z), the density of the mixed discrete-continuous action.
+
+    >>> two = torch.tensor(2.0)  # Beta(2, 2) at its middle has density 1.5; an even gate has probability 1/2
+    >>> float(mixed_log_prob(torch.tensor(0.0), two, two, torch.tensor(True), torch.tensor(0.5)).exp())
+    0.75
+    """
+    log_gate = F.logsigmoid(torch.where(changed, gate, -gate))
+    z = inside(z)
+    log_density = (alpha - 1) * torch.log(z) + (beta - 1) * torch.log1p(-z) - log_beta(alpha, beta)
+    return log_gate + torch.where(changed, log_density, 0.0)

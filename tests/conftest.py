@@ -1,0 +1,23 @@
+"""What the tests share: the repository on the path, small models of each family, and the folder of real data."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+sys.path.insert(0, str(ROOT))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder of real data, {SHARED.name}/ beside the repository")
+    return SHARED

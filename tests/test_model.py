@@ -1,0 +1,209 @@
+"""model.py against transformers: every family, whole sequences and token by token, ragged prompts, save and load."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import model
+import weights
+
+SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, max_position_embeddings=128)
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+FAMILIES = {
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=3, n_head=4, n_positions=128),
+    "gpt2-untied": lambda: transformers.GPT2Config(
+        vocab_size=97, n_embd=48, n_layer=2, n_head=4, n_positions=128, n_inner=100, tie_word_embeddings=False
+    ),
+    "llama": lambda: transformers.LlamaConfig(**SIZES, num_attention_heads=4),
+    "llama3": lambda: transformers.LlamaConfig(
+        **SIZES, num_attention_heads=4, num_key_value_heads=2, rope_parameters=LLAMA3
+    ),
+    "llama-biases": lambda: transformers.LlamaConfig(
+        **SIZES, num_attention_heads=4, attention_bias=True, mlp_bias=True, head_dim=20
+    ),
+    "smollm2": lambda: transformers.LlamaConfig(
+        **SIZES, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+    ),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES, num_attention_heads=4, num_key_value_heads=2),
+    "qwen2.5-tied": lambda: transformers.Qwen2Config(
+        **SIZES, num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    ),
+    "qwen3": lambda: transformers.Qwen3Config(**SIZES, num_attention_heads=4, num_key_value_heads=2, head_dim=32),
+    "qwen3-tied": lambda: transformers.Qwen3Config(
+        **SIZES, num_attention_heads=2, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True
+    ),
+}  # fmt: skip
+
+
+def reference(family: str) -> transformers.PreTrainedModel:
+    """Random weights, biases and norms too, so that leaving any of them out shows."""
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return made
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance=1e-4):
+    error = (ours - theirs).norm() / theirs.norm()
+    assert error < tolerance, f"relative error {error:.2e}"
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request, tmp_path):
+    theirs = reference(request.param)
+    theirs.save_pretrained(tmp_path)
+    return model.load(tmp_path), theirs, tmp_path
+
+
+@torch.no_grad()
+def test_whole_sequence_equals_transformers(pair):
+    ours, theirs, _ = pair
+    tokens = torch.randint(97, (3, 70))
+    assert_close(ours.unembed(ours(tokens)), theirs(tokens).logits)
+
+
+@torch.no_grad()
+def test_ragged_prompts_then_token_by_token_equal_transformers(pair):
+    """Rows of different lengths, right-padded with junk, prefilled at once, then continued through the cache."""
+    ours, theirs, _ = pair
+    lengths, new = torch.tensor([9, 2, 23]), 8
+    rows = [torch.randint(97, (length + new,)) for length in lengths.tolist()]
+    cache = model.Cache(ours.config, 3, 40)
+    padded = torch.randint(97, (3, int(lengths.max())))
+    for row, length, target in zip(rows, lengths, padded):
+        target[:length] = row[:length]
+    hidden = ours(padded, cache, lengths)
+    last = [hidden[torch.arange(3), lengths - 1]]
+    for step in range(new):
+        token = torch.stack([row[length + step] for row, length in zip(rows, lengths)])
+        last.append(ours(token[:, None], cache)[:, 0])
+    got = ours.unembed(torch.stack(last, dim=1))
+    for index, (row, length) in enumerate(zip(rows, lengths)):
+        assert_close(got[index], theirs(row[None]).logits[0, length - 1 :])
+
+
+@torch.no_grad()
+def test_padding_and_neighbours_do_not_change_a_row(pair):
+    ours, _, _ = pair
+    row = torch.randint(97, (1, 12))
+    beside = torch.cat((row, torch.randint(97, (1, 12)))), torch.cat((row, torch.randint(97, (1, 12))))
+    padded = [torch.cat((both, torch.randint(97, (2, 5))), dim=1) for both in beside]
+    first, second = (ours(tokens)[0, :12] for tokens in padded)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert_close(first, ours(row)[0], 1e-5)
+
+
+@torch.no_grad()
+def test_cache_rows_shared_out_and_dropped(pair):
+    """One prefill serves a group; rows can be dropped in the middle."""
+    ours, theirs, _ = pair
+    prompts, lengths = torch.randint(97, (2, 6)), torch.tensor([6, 4])
+    cache = model.Cache(ours.config, 2, 16)
+    ours(prompts, cache, lengths)
+    shared_out = cache.select(torch.tensor([0, 0, 1, 1]))
+    tokens = torch.randint(97, (4, 3))
+    ours(tokens[:, :1], shared_out)
+    kept = shared_out.select(torch.tensor([1, 2]))
+    got = [ours(tokens[[1, 2], step : step + 1], kept)[:, 0] for step in (1, 2)]
+    for row, (prompt, continuation) in enumerate([(prompts[0], tokens[1]), (prompts[1, :4], tokens[2])]):
+        expected = theirs(torch.cat((prompt, continuation))[None]).logits[0, -2:]
+        assert_close(ours.unembed(torch.stack(got, dim=1)[row]), expected)
+
+
+@torch.no_grad()
+def test_saved_model_loads_in_transformers(pair, tmp_path):
+    ours, theirs, _ = pair
+    model.save(ours, tmp_path / "saved")
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert type(back) is type(theirs)
+    tokens = torch.randint(97, (2, 60))
+    assert_close(back(tokens).logits, theirs(tokens).logits, 1e-6)
+    again = model.load(tmp_path / "saved")
+    assert again.config == ours.config
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+@torch.no_grad()
+def test_sharded_and_bare_checkpoints(family, tmp_path):
+    theirs = reference(family)
+    tokens = torch.randint(97, (1, 20))
+    theirs.save_pretrained(tmp_path / "sharded", max_shard_size="60KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    theirs.base_model.save_pretrained(tmp_path / "bare")
+    folders = ["sharded"] + (["bare"] if theirs.config.tie_word_embeddings else [])
+    for folder in folders:
+        ours = model.load(tmp_path / folder)
+        assert_close(ours.unembed(ours(tokens)), theirs(tokens).logits)
+
+
+def test_old_rope_fields_and_missing_head_dim():
+    """Configurations written before transformers 5, as most folders on the hub are."""
+    raw = dict(SIZES, model_type="llama", num_attention_heads=4, rope_theta=5e5, rope_scaling=dict(LLAMA3))
+    config = model.Config(**weights.read_config(raw, "config.json"))
+    assert config.rope_theta == 5e5 and config.rope_scaling == (8.0, 1.0, 4.0, 32)
+    assert config.d_head == 12 and config.n_kv_heads == 4 and not config.tied
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "gemma3"}, "gemma3"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        ({"use_sliding_window": True}, "sliding"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"hidden_act": "gelu"}, "activation"),
+        ({"vocab_size": None}, "vocab_size"),
+    ],
+)
+def test_unknown_configurations_are_refused_by_name(change, message):
+    raw = dict(SIZES, model_type="qwen3", num_attention_heads=4) | change
+    with pytest.raises(ValueError, match=message):
+        weights.read_config(raw, "config.json")
+
+
+def test_broken_folders_are_refused_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        model.load(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        model.load(tmp_path)
+    reference("qwen3").save_pretrained(tmp_path)
+    raw, weights = (tmp_path / "config.json").read_text(), (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        model.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    for field, value, message in [
+        ("hidden_size", 64, "has shape"),
+        ("num_hidden_layers", 4, "is missing"),
+        ("num_hidden_layers", 2, "has no place"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(json.loads(raw) | {field: value}))
+        with pytest.raises(ValueError, match=message):
+            model.load(tmp_path)
+    (tmp_path / "config.json").write_text(raw)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(FileNotFoundError, match="never from pickles"):
+        model.load(tmp_path)
+
+
+def test_checkpointing_gives_the_same_gradient(pair):
+    ours, _, _ = pair
+    tokens = torch.randint(97, (2, 10))
+    gradients = []
+    for checkpointing in (False, True):
+        ours.checkpointing = checkpointing
+        ours.zero_grad()
+        ours.unembed(ours(tokens)).logsumexp(-1).sum().backward()
+        gradients.append([p.grad.clone() for p in ours.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients))

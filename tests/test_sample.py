@@ -1,0 +1,292 @@
+"""sample.py: the cached, batched loop against a slow one that reads each row alone, and the draws against softmax."""
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+
+import baselines
+import model
+import sample
+from temperature_head import TemperatureHead
+
+VOCABULARY = 17
+EOS = {3, 5}
+PROMPTS = [[3, 7, 1], [9], [4, 5, 3, 8, 8, 2], [0, 0]]  # ragged; end-of-text ids and padding ids inside
+PER_TOKEN = ("mask", "temperatures", "changed", "z", "token_log_probs", "temperature_log_probs", "entropies", "hidden")
+
+
+@pytest.fixture(scope="module")
+def transformer() -> model.Transformer:
+    torch.manual_seed(0)
+    made = model.Transformer(
+        model.Config(
+            vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_mlp=48,
+            max_length=64, qk_norm=True, tied=False,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        made.unembedding.weight.mul_(4)
+    return made
+
+
+@pytest.fixture(scope="module")
+def head() -> TemperatureHead:
+    torch.manual_seed(1)
+    made = TemperatureHead(32)
+    with torch.no_grad():
+        made.w2.weight.mul_(40)
+    return made
+
+
+def draw(transformer, policy, prompts=PROMPTS, samples=4, new=10, eos=EOS, seed=0) -> sample.Rollout:
+    generator = torch.Generator().manual_seed(seed)
+    return sample.generate(transformer, policy, prompts, samples, new, eos, generator, keep_hidden=True)
+
+
+def last_hidden(transformer, tokens: list[int]) -> torch.Tensor:
+    """The slow way: the whole row again for each token, alone, without cache or padding."""
+    return transformer(torch.tensor([tokens]))[0, -1]
+
+
+# ---- against a slow oracle ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("eos", [EOS, {0}, set(), set(range(VOCABULARY))])
+def test_greedy_equals_the_slow_generator(transformer, eos):
+    """Ragged prompts, rows that end at different steps, padding id 0 as the end-of-text id, no end-of-text id at all."""
+    rollout = draw(transformer, baselines.Fixed(0.0), samples=2, new=12, eos=eos)
+    for row, prompt in enumerate(prompt for prompt in PROMPTS for _ in range(2)):
+        tokens, finished = list(prompt), False
+        while len(tokens) < len(prompt) + 12 and not finished:
+            tokens.append(int(transformer.unembed(last_hidden(transformer, tokens)).argmax()))
+            finished = tokens[-1] in eos
+        end = len(tokens)
+        assert rollout.tokens[row, :end].tolist() == tokens
+        assert rollout.prompt_lengths[row] == len(prompt) and rollout.finished[row] == finished
+        expected_mask = [len(prompt) <= t < end for t in range(rollout.tokens.shape[1])]
+        assert rollout.mask[row].tolist() == expected_mask
+        completion = tokens[len(prompt) : end - finished]
+        assert rollout.completions()[row] == completion
+        assert (rollout.temperatures[row] == 0).all() and (rollout.token_log_probs[row] == 0).all()
+
+
+@torch.no_grad()
+def test_everything_stored_equals_the_slow_recomputation(transformer, head):
+    rollout = draw(transformer, head)
+    assert 0 < rollout.finished.sum() < len(rollout.finished), "the test wants finished and truncated rows"
+    for row in range(len(rollout.tokens)):
+        start, tau = int(rollout.prompt_lengths[row]), head.tau_initial
+        tokens = rollout.tokens[row].tolist()
+        for t in range(start, start + int(rollout.mask[row].sum())):
+            hidden = last_hidden(transformer, tokens[:t])
+            torch.testing.assert_close(rollout.hidden[row, t], hidden, rtol=0, atol=1e-4)
+            logits = transformer.unembed(hidden)
+            gate, alpha, beta = head(hidden)
+            changed, z = bool(rollout.changed[row, t]), rollout.z[row, t]
+            tau = float(head.tau_min + z * (head.tau_max - head.tau_min)) if changed else tau  # kept: tau_{t-1}
+            assert rollout.temperatures[row, t] == pytest.approx(tau, abs=1e-6)
+            log_probs = (logits / tau).log_softmax(-1)
+            assert rollout.token_log_probs[row, t] == pytest.approx(float(log_probs[tokens[t]]), abs=1e-4)
+            entropy = torch.distributions.Categorical(logits=logits).entropy()  # at temperature 1, whatever tau is
+            assert rollout.entropies[row, t] == pytest.approx(float(entropy), abs=1e-4)
+            log_prob = torch.distributions.Bernoulli(logits=gate).log_prob(torch.tensor(float(changed)))
+            if changed:
+                log_prob = log_prob + torch.distributions.Beta(alpha, beta).log_prob(z)
+            assert rollout.temperature_log_probs[row, t] == pytest.approx(float(log_prob), abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_neighbours_or_its_padding(transformer):
+    """Greedy rows in any company; and the recorded numbers of sampled rows, recomputed in other company."""
+    together = draw(transformer, baselines.Fixed(0.0), samples=1, new=12)
+    longer = draw(transformer, baselines.Fixed(0.0), prompts=[[1] * 30, *PROMPTS], samples=1, new=12)
+    for row, prompt in enumerate(PROMPTS):
+        alone = draw(transformer, baselines.Fixed(0.0), prompts=[prompt], samples=1, new=12)
+        assert alone.completions()[0] == together.completions()[row] == longer.completions()[row + 1]
+        kept = alone.mask[0]
+        for other, index in ((together, row), (longer, row + 1)):
+            for name in ("entropies", "hidden"):
+                mine = getattr(alone, name)[0][kept]
+                torch.testing.assert_close(getattr(other, name)[index][other.mask[index]], mine, rtol=1e-4, atol=1e-5)
+
+
+# ---- the mask -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eos", [EOS, {0}, {0, 3, 5, 8}])
+def test_the_mask_goes_by_position_and_holds_the_end_of_text_token(transformer, head, eos):
+    """Also where the padding id is an end-of-text id (0), and where prompts are full of them."""
+    rollout = draw(transformer, head, eos=eos)
+    for row in range(len(rollout.tokens)):
+        start = int(rollout.prompt_lengths[row])
+        tokens, mask = rollout.tokens[row].tolist(), rollout.mask[row].tolist()
+        ends = [t for t in range(start, start + 10) if t < len(tokens) and mask[t] and tokens[t] in eos]
+        assert bool(ends) == bool(rollout.finished[row]) and len(ends) <= 1
+        stop = ends[0] + 1 if ends else start + 10
+        assert mask == [start <= t < stop for t in range(len(tokens))]
+        assert tokens[:start] == PROMPTS[row // 4] and not any(tokens[stop:])
+    assert rollout.finished.any() and not rollout.mask.all(1).any()
+
+
+def test_nothing_is_recorded_where_nothing_was_sampled(transformer, head):
+    rollout = draw(transformer, head)
+    for name in PER_TOKEN:
+        values = getattr(rollout, name)
+        assert values.shape[:2] == rollout.tokens.shape
+        assert not values[~rollout.mask].any(), name
+        assert values[rollout.mask].isfinite().all(), name
+    assert (rollout.token_log_probs[rollout.mask] <= 0).all() and rollout.tokens.dtype == torch.int64
+    taus = rollout.temperatures[rollout.mask]
+    assert (taus >= head.tau_min).all() and (taus <= head.tau_max).all()
+
+
+def test_generation_stops_when_every_row_has_ended(transformer):
+    seen = []
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample.generate(
+        transformer, baselines.Fixed(1.0), PROMPTS, 2, 10, set(range(VOCABULARY)), generator,
+        on_token=lambda step, token, tau: seen.append((step, token.tolist(), tau.tolist())),
+    )  # fmt: skip
+    assert len(seen) == 1 and seen[0][0] == 0 and len(seen[0][1]) == 8 and seen[0][2] == [1.0] * 8
+    assert rollout.finished.all() and rollout.completions() == [[]] * 8 and rollout.hidden is None
+
+
+def test_a_completion_that_ends_at_the_last_step_is_finished(transformer):
+    one = draw(transformer, baselines.Fixed(1.0), new=1, eos=set(range(VOCABULARY)))
+    assert one.finished.all() and (one.mask.sum(1) == 1).all()
+    other = draw(transformer, baselines.Fixed(1.0), new=1, eos=set())
+    assert not other.finished.any() and [len(ids) for ids in other.completions()] == [1] * 16
+
+
+# ---- seeds ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_generator_fixes_every_draw_and_nothing_else_does(transformer, head):
+    torch.manual_seed(1)
+    first, state = draw(transformer, head), torch.get_rng_state()
+    torch.manual_seed(2)
+    again = draw(transformer, head)
+    for field in fields(sample.Rollout):
+        assert torch.equal(getattr(first, field.name), getattr(again, field.name)), field.name
+    assert not torch.equal(first.tokens, draw(transformer, head, seed=1).tokens)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state), "sampling moved the global generator"
+
+
+def test_samples_of_a_prompt_differ(transformer, head):
+    rows = draw(transformer, head).completions()
+    assert all(len({tuple(ids) for ids in rows[start : start + 4]}) > 1 for start in range(0, 16, 4))
+
+
+# ---- one token ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 2.5])
+def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.0, 1.2, -0.3])
+    draws, generator = 40_000, torch.Generator().manual_seed(0)
+    tokens, log_probs = sample.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
+    expected = (logits / tau).softmax(-1)
+    counts = torch.bincount(tokens, minlength=6)
+    chi_square = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
+    assert chi_square < 20.5, "five degrees of freedom: exceeded once in a thousand"
+    torch.testing.assert_close(log_probs, expected.log()[tokens], rtol=1e-5, atol=1e-5)
+
+
+def test_each_row_has_its_own_temperature_and_its_own_draw():
+    logits = torch.tensor([[1.0, 2.0, 0.0]]).expand(3000, 3)
+    taus = torch.tensor([0.0, 0.05, 50.0]).repeat(1000)
+    tokens, log_probs = sample.sample_token(logits, taus, torch.Generator().manual_seed(0))
+    assert (tokens[0::3] == 1).all() and (log_probs[0::3] == 0).all()
+    assert (tokens[1::3] == 1).all()
+    assert torch.bincount(tokens[2::3], minlength=3).min() > 250
+
+
+def test_tokens_of_probability_zero_are_never_drawn(monkeypatch):
+    """Whatever the uniform draw is, its two ends included."""
+    logits = torch.tensor([[-math.inf, 0.0, -200.0, 1.0, -math.inf]])
+    for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
+        monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
+        token, log_prob = sample.sample_token(logits, torch.ones(1))
+        assert token.item() in (1, 3) and log_prob.isfinite().all()
+
+
+def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
+    """The cumulative sum of 150,000 float32 probabilities is not 1: the draw is scaled to what it is."""
+    logits = torch.randn(12, 150_000, generator=torch.Generator().manual_seed(0))
+    ends = sample.token_policy(logits, torch.ones(12)).exp().cumsum(-1)[:, -1]
+    assert ends.min() < 1, "the test wants sums below 1"
+    for uniform, low, high in ((0.0, 100_000, 150_000), (1 - 2**-24, 0, 100)):
+        monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
+        tokens, _ = sample.sample_token(logits, torch.ones(12))
+        assert low <= tokens.min() and tokens.max() < high
+
+
+@pytest.mark.parametrize("tau", [0.0, 1e-4, 0.1, 1.5, 100.0])
+def test_log_probs_are_finite_and_sum_to_one_at_any_temperature(tau):
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 10
+    log_probs = sample.token_policy(logits, torch.full((4,), tau))
+    assert not log_probs.isnan().any() and log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4))
+    assert torch.equal(log_probs.argmax(-1), logits.argmax(-1))
+
+
+def test_token_policy_is_float32_on_bfloat16_logits():
+    logits = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tau = torch.full((8,), 0.7)
+    exact = (logits.double() / tau.double()[:, None]).log_softmax(-1)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            torch.testing.assert_close(sample.token_policy(logits, tau).double(), exact, rtol=0, atol=1e-5)
+
+
+# ---- rollouts taken apart and put together --------------------------------------------------------------------------
+
+
+def test_rows_of_a_rollout(transformer, head):
+    rollout = draw(transformer, head)
+    lengths = rollout.prompt_lengths + rollout.mask.sum(1)
+    for index in ([5], [0, 3, 15], list(range(15, -1, -1))):
+        part = rollout.rows(torch.tensor(index))
+        width = int(lengths[index].max())
+        assert part.completions() == [rollout.completions()[row] for row in index]
+        for field in fields(sample.Rollout):
+            whole, got = getattr(rollout, field.name)[index], getattr(part, field.name)
+            assert torch.equal(got, whole[:, :width] if whole.dim() > 1 else whole), field.name
+
+
+def test_join_puts_rollouts_of_different_widths_together(transformer, head):
+    parts = [draw(transformer, head, prompts=[prompt], new=new) for prompt, new in zip(PROMPTS, (4, 10, 7, 1))]
+    joined = sample.join(parts)
+    assert joined.completions() == [ids for part in parts for ids in part.completions()]
+    assert len(joined.tokens) == 16 and joined.tokens.shape[1] == max(part.tokens.shape[1] for part in parts)
+    for place, part in enumerate(parts):
+        index = torch.arange(4 * place, 4 * place + 4)
+        alone, back = part.rows(torch.arange(4)), joined.rows(index)
+        for field in fields(sample.Rollout):
+            assert torch.equal(getattr(alone, field.name), getattr(back, field.name)), field.name
+    without = sample.join([sample.generate(transformer, head, [[1]], 2, 3, EOS) for _ in range(2)])
+    assert without.hidden is None and without.rows(torch.tensor([1])).hidden is None
+
+
+# ---- refusals, and the line that people see -------------------------------------------------------------------------
+
+
+def test_prompts_that_cannot_be_sampled_are_refused(transformer):
+    for prompts in ([], [[1], []]):
+        with pytest.raises(ValueError, match="at least one token"):
+            draw(transformer, baselines.Fixed(1.0), prompts=prompts)
+    with pytest.raises(ValueError, match="context of 64"):
+        draw(transformer, baselines.Fixed(1.0), prompts=[[1] * 55], new=10)
+    assert draw(transformer, baselines.Fixed(1.0), prompts=[[1] * 54], new=10, eos=set()).tokens.shape == (4, 64)
+
+
+def test_colours_go_from_cold_to_hot_and_survive_any_temperature():
+    shades = [sample.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
+    assert shades[0] == shades[1] and shades[3] == shades[4] and len(set(shades)) == 3
+    assert all(shade.endswith("x\x1b[0m") for shade in shades)
+    assert "\n" not in sample.show(["a\n", "b"], [1.0, 0.5], colours=True)
+    assert sample.show(["a\n", "b"], [1.0, 0.5], colours=False).count("[") == 2

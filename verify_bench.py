@@ -1,0 +1,139 @@
+"""verify.py against Math-Verify on labelled pairs: accuracy, false verdicts by source, speed; hostile text; a long soak.
+
+    python verify_bench.py                        # pairs, hostile strings and soak, Math-Verify beside it if it is installed
+    python verify_bench.py --soak 0 --no-peer     # the pairs and the hostile strings with verify.py alone
+
+The data are files of rows with gold, pred, expected, source and pred_kind ("output": the answer is to be extracted; "answer": it is
+bare), and, for the hostile strings, rows with gold, text and truly_equal (false: grading it equal is wrong; null: either will do).
+"""
+
+import argparse
+import collections
+import gzip
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import verify
+
+SHARED = Path(__file__).resolve().parent.parent / "shared" / "verify_cases"
+
+
+def rows(path: Path) -> list[dict]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as problem:
+        sys.exit(f"verify_bench.py: cannot read {path}: {problem}")
+
+
+def ours(row: dict) -> bool:
+    if row["pred_kind"] == "output":
+        return verify.reward(row["pred"], row["gold"]) == 1.0
+    return verify.is_equivalent(row["pred"], row["gold"])
+
+
+def math_verify():
+    """Math-Verify as its README uses it, a bare formula being put between dollars; None where it is not installed."""
+    try:
+        from math_verify import parse
+        from math_verify import verify as equal
+    except ImportError:
+        return None
+
+    def read(text: str, bare: bool):
+        return parse(f"${text}$" if bare and "$" not in text and "boxed" not in text else text)
+
+    return lambda row: bool(equal(read(row["gold"], True), read(row["pred"], row["pred_kind"] == "answer")))
+
+
+def measure(name: str, judge, cases: list[dict]) -> None:
+    """One table: accuracy, false positives and negatives by source, and the time of a verdict."""
+    seconds, wrong = [], collections.defaultdict(lambda: [0, 0, 0])
+    for row in cases:
+        start = time.perf_counter()
+        try:
+            verdict = judge(row)
+        except Exception:  # a peer that raises gives no verdict: that is a plain no
+            verdict = False
+        seconds.append(time.perf_counter() - start)
+        for source in (row["source"], "all"):
+            wrong[source][0] += 1
+            wrong[source][1] += verdict and not row["expected"]
+            wrong[source][2] += row["expected"] and not verdict
+    print(f"\n{name}\n{'source':24}{'pairs':>7}{'accuracy':>10}{'false pos':>11}{'false neg':>11}")
+    for source, (count, positives, negatives) in sorted(wrong.items(), key=lambda item: (item[0] == "all", item[0])):
+        print(f"{source:24}{count:7}{1 - (positives + negatives) / count:10.2%}{positives:11}{negatives:11}")
+    ordered = sorted(seconds)
+    print(f"{len(cases) / sum(seconds):.0f} cases/s in one thread; a verdict takes {statistics.median(ordered) * 1e3:.3f} ms in the median, ", end="")
+    print(f"{ordered[int(0.99 * len(ordered))] * 1e3:.1f} ms at p99, {ordered[-1] * 1e3:.1f} ms at most")
+
+
+def hostile(cases: list[dict]) -> None:
+    """Hostile strings, in an empty folder in which code that runs would leave a file."""
+    slowest, wrong, home = 0.0, 0, os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for row in cases:
+            for judge in (verify.reward, verify.is_equivalent):
+                start = time.perf_counter()
+                verdict = judge(row["text"], row["gold"])
+                slowest = max(slowest, time.perf_counter() - start)
+                wrong += bool(verdict) and row["truly_equal"] is False
+        executed = len(os.listdir("."))
+        os.chdir(home)
+    print(f"\n{len(cases)} hostile strings, as output and as answer: {executed} executed, {wrong} wrong, the slowest verdict {slowest:.2f} s")
+
+
+def resident() -> float:
+    """Resident memory of this process in MiB (Linux), or its peak elsewhere."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def soak(cases: list[dict], checks: int) -> None:
+    """Many mixed checks, no two alike, with the memory after each tenth."""
+    generator, memory, start = random.Random(0), [], time.perf_counter()
+    for number in range(checks):
+        row = generator.choice(cases)
+        verify.reward(row.get("text", row.get("pred")) + " " * (number % 7), f"{row['gold']} + {number}" if number % 2 else row["gold"])
+        if number % (checks // 10) == checks // 10 - 1:
+            memory.append(resident())
+    slope = (memory[-1] - memory[2]) / (0.7 * checks) * 1000
+    print(f"\n{checks} mixed checks in {time.perf_counter() - start:.0f} s; resident MiB after each tenth: {', '.join(f'{size:.1f}' for size in memory)}")
+    print(f"growth after the first three tenths: {slope:.4f} MiB in 1000 checks")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure verify.py, beside Math-Verify, on labelled pairs and hostile text.")
+    parser.add_argument("--pairs", type=Path, default=SHARED / "dev.jsonl", help="JSONL file of labelled pairs")
+    parser.add_argument("--hostile", type=Path, default=SHARED / "hostile_dev.jsonl.gz", help="JSONL file of hostile strings, may be gzipped")
+    parser.add_argument("--soak", type=int, default=100_000, help="checks of the soak, 0 for none (default: 100000)")
+    parser.add_argument("--no-peer", action="store_true", help="leave Math-Verify out")
+    options = parser.parse_args()
+    if 0 < options.soak < 10 or options.soak < 0:
+        parser.error("--soak takes 0 or at least 10 checks")
+    cases, bad = rows(options.pairs), rows(options.hostile)
+    verify.is_equivalent("x+1", "1+x")  # mpmath is imported when a value is first needed
+    measure("verify.py", ours, cases)
+    peer = None if options.no_peer else math_verify()
+    if peer:
+        measure("Math-Verify", peer, cases)
+    elif not options.no_peer:
+        print("\nMath-Verify is not installed (pip install -r requirements-dev.txt)")
+    hostile(bad)
+    if options.soak:
+        soak(cases + [row for row in bad if len(row["text"]) < 3000 and row["cls"] != "sumint"], options.soak)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Open weights as they are stored: Hugging Face's names, fields and layouts, to ours and back.
+
+A model folder is config.json and safetensors files, one or sharded.  Llama, Qwen2 and Qwen3 share their names; GPT-2 has its
+own, keeps q, k and v in one matrix, and stores matrices transposed.  Pickled weights are never read.
+
+This file imports nothing local; model.py's `load` and `save` are its only callers.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json"]
+LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+NAMES = {  # our parameter names -> Llama's, which Qwen shares, and GPT-2's
+    "llama": dict(
+        embed="model.embed_tokens", layers="model.layers", norm="model.norm", unembedding="lm_head",
+        attention_norm="input_layernorm", mlp_norm="post_attention_layernorm", attention="self_attn", q="q_proj",
+        k="k_proj", v="v_proj", o="o_proj", gate="gate_proj", up="up_proj", down="down_proj",
+    ),
+    "gpt2": dict(
+        embed="transformer.wte", position="transformer.wpe", layers="transformer.h", norm="transformer.ln_f",
+        unembedding="lm_head", attention_norm="ln_1", mlp_norm="ln_2", attention="attn", q="c_attn", k="c_attn",
+        v="c_attn", o="c_proj", up="c_fc", down="c_proj",
+    ),
+}  # fmt: skip
+FIELDS = {  # our Config fields -> theirs
+    "llama": dict(
+        vocab_size="vocab_size", d_model="hidden_size", n_layers="num_hidden_layers", n_heads="num_attention_heads",
+        n_kv_heads="num_key_value_heads", d_head="head_dim", d_mlp="intermediate_size",
+        max_length="max_position_embeddings", norm_eps="rms_norm_eps", rope_theta="rope_theta",
+        out_bias="attention_bias", mlp_bias="mlp_bias", tied="tie_word_embeddings",
+    ),
+    "gpt2": dict(
+        vocab_size="vocab_size", d_model="n_embd", n_layers="n_layer", n_heads="n_head", d_mlp="n_inner",
+        max_length="n_positions", norm_eps="layer_norm_epsilon", tied="tie_word_embeddings",
+    ),
+}  # fmt: skip
+
+
+def read_config(raw: dict, where: str) -> dict:
+    """Hugging Face's config.json as the arguments of model.Config.  What would change the function and is not known is refused."""
+    family = raw.get("model_type")
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # transformers 5, and before
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    activation = raw.get("activation_function", "gelu_new") if family == "gpt2" else raw.get("hidden_act", "silu")
+    refused = {
+        f"model_type {family!r}": family not in ("gpt2", "llama", "qwen2", "qwen3"),
+        "a quantized checkpoint": raw.get("quantization_config"),
+        "sliding-window attention": raw.get("use_sliding_window") or "sliding_attention" in str(raw.get("layer_types")),
+        f"rope_type {rope_type!r}": rope_type not in ("default", "llama3"),
+        "partial rotary": rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1,
+        f"activation {activation!r}": activation not in ("silu", "gelu_new", "gelu_pytorch_tanh"),
+        "this attention scaling": raw.get("scale_attn_by_inverse_layer_idx") or not raw.get("scale_attn_weights", True),
+    }
+    for what in (what for what, present in refused.items() if present):
+        raise ValueError(f"{where}: {what} is not supported; this decoder is GPT-2, Llama, Qwen2/2.5 or Qwen3")
+    kind = "gpt2" if family == "gpt2" else "llama"
+    values = {ours: raw[theirs] for ours, theirs in FIELDS[kind].items() if raw.get(theirs) is not None}
+    if missing := {"vocab_size", "d_model", "n_layers", "n_heads", "max_length"} - set(values):
+        raise ValueError(f"{where}: the field {FIELDS[kind][min(missing)]!r} is missing")
+    heads = dict(d_head=values["d_model"] // values["n_heads"], n_kv_heads=values["n_heads"])
+    values = heads | dict(d_mlp=4 * values["d_model"]) | values
+    if family == "gpt2":
+        switches = dict(norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True)
+        return dict(norm_eps=1e-5, tied=True) | values | switches
+    values["rope_theta"] = rope.get("rope_theta") or values.get("rope_theta", 10_000.0)
+    values["rope_scaling"] = tuple(rope[name] for name in LLAMA3_SCALING) if rope_type == "llama3" else None
+    return values | dict(qkv_bias=family == "qwen2" or values.get("out_bias", False), qk_norm=family == "qwen3")
+
+
+def write_config(config) -> dict:
+    """The inverse of `read_config`, from a model.Config."""
+    fields = FIELDS["gpt2" if config.family == "gpt2" else "llama"]
+    wrapper = "GPT2LMHeadModel" if config.family == "gpt2" else config.family.capitalize() + "ForCausalLM"
+    raw = {theirs: getattr(config, ours) for ours, theirs in fields.items()}
+    if config.rope_scaling is not None:
+        raw["rope_scaling"] = {"rope_type": "llama3", **dict(zip(LLAMA3_SCALING, config.rope_scaling))}
+    return raw | {"model_type": config.family, "architectures": [wrapper]}
+
+
+def their_name(ours: str, family: str) -> str:
+    """The name in Hugging Face's files of one of our parameters.
+
+    >>> their_name("layers.0.attention.q.weight", "qwen3")
+    'model.layers.0.self_attn.q_proj.weight'
+    """
+    names = NAMES["gpt2" if family == "gpt2" else "llama"]
+    return ".".join(names.get(part, part) for part in ours.split("."))
+
+
+def find_folder(name_or_path: str | Path) -> Path:
+    """A folder as it is; a hub id is fetched: configuration, safetensors and tokenizer only, never pickles."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    if str(name_or_path).count("/") > 1 or str(name_or_path).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name_or_path}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub's errors have many types; the user needs one line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileNotFoundError(f"{name_or_path}: neither a folder nor a model that the hub gives ({reason})") from None
+
+
+def read_json(file: Path) -> dict:
+    """A model folder's JSON file; FileNotFoundError or ValueError with its name."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.parent}: no {file.name}, so this is not a model folder in Hugging Face format")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+
+
+def open_tensors(folder: Path, device) -> dict:
+    """{tensor name: a function that reads it} over one or many safetensors files; pickled weights are never read."""
+    index = folder / "model.safetensors.index.json"
+    names = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    tensors = {}
+    for file in sorted(folder / name for name in names):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: missing (weights are read from safetensors only, never from pickles)")
+        try:
+            opened = safe_open(file, framework="pt", device=str(device))
+        except SafetensorError as error:
+            raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+        tensors |= {name: partial(opened.get_tensor, name) for name in opened.keys()}
+    return tensors
+
+
+def read_state(
+    folder: Path, shapes: dict[str, torch.Size], family: str, tied: bool, device, dtype
+) -> dict[str, Tensor]:
+    """{our name: tensor} for each of `shapes`; ValueError where a tensor is missing, misshapen or left over."""
+    # Files saved from the bare decoder lack the wrapper's prefix; old ones hold constants as tensors.
+    prefix = their_name("embed", family).split(".")[0] + "."
+    constants = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
+    found = {n: read for n, read in open_tensors(folder, device).items() if not n.endswith(constants)}
+    found = {n if n.startswith((prefix, "lm_head")) else prefix + n: read for n, read in found.items()}
+    state, unused = {}, set(found) - ({"lm_head.weight"} if tied else set())
+    for ours, shape in shapes.items():
+        theirs = their_name(ours, family)
+        unused.discard(theirs)
+        tensor = found[theirs]() if theirs in found else torch.empty(0)
+        part, last = theirs.split(".")[-2:]
+        if family == "gpt2" and part.startswith("c_"):  # stored transposed; q, k and v as one
+            tensor = tensor.T if last == "weight" else tensor
+            tensor = tensor.chunk(3)["qkv".index(ours.split(".")[-2])] if part == "c_attn" else tensor
+        if tensor.shape != shape:
+            what = f"has shape {tuple(tensor.shape)}" if theirs in found else "is missing"
+            raise ValueError(f"{folder}: tensor {theirs} {what}; config.json asks for {tuple(shape)}")
+        state[ours] = tensor.to(dtype).contiguous()
+    if unused:
+        raise ValueError(f"{folder}: tensor {min(unused)} has no place in a {family} model")
+    return state
+
+
+def write_state(folder: Path, state: dict[str, Tensor], family: str) -> None:
+    """The inverse of `read_state`: one model.safetensors."""
+    tensors: dict[str, Tensor] = {}
+    for ours, tensor in state.items():
+        theirs, tensor = their_name(ours, family), tensor.detach().cpu()
+        if family == "gpt2" and theirs.split(".")[-2].startswith("c_"):
+            tensor = tensor.T if tensor.dim() == 2 else tensor
+            if theirs in tensors:  # q, then k, then v
+                tensor = torch.cat((tensors[theirs], tensor), dim=-1)
+        tensors[theirs] = tensor.contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
