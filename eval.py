@@ -107,17 +107,21 @@ def evaluate(
     )
 
 
-def table(summaries: dict[str, dict]) -> str:
-    """One Markdown row a name; Avg and Pass with their intervals, in percent."""
-    metrics = list(dict.fromkeys(m for s in summaries.values() for m in s if f"{m} 95%" in s))
+def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
+    """Markdown, one row a name: these metrics (default: all) with their intervals, in percent.
+
+    A greedy row has one sample a problem: its accuracy stands under Avg@k, which k equal samples would give too.
+    """
+    if metrics is None:
+        named = dict.fromkeys(m for s in summaries.values() for m in s if f"{m} 95%" in s)
+        metrics = [m for m in named if m != "Avg@1"] or ["Avg@1"]
     lines = ["| | " + " | ".join(metrics) + " | tau | tokens | truncated |", "|---" * (len(metrics) + 4) + "|"]
     for name, summary in summaries.items():
         cells = [name]
         for metric in metrics:
-            low, high = summary.get(f"{metric} 95%", (0, 0))
-            cells.append(
-                f"{100 * summary[metric]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" if metric in summary else ""
-            )
+            found = metric if metric in summary else "Avg@1" if metric.startswith("Avg") else ""
+            low, high = summary.get(f"{found} 95%", (0, 0))
+            cells.append(f"{100 * summary[found]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" if found in summary else "")
         cells += [f"{summary['temperature']:.2f}", f"{summary['tokens']:.0f}", f"{100 * summary['truncated']:.0f}%"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ pi_old is what the rollout recorded, so before the first optimizer step every ra
 Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import torch
@@ -87,28 +87,30 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
 # ---- log-probabilities --------------------------------------------------------------------------------------------
 
 
-def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, entropy: bool):
     log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return log_probs.gather(-1, tokens[:, None])[:, 0], entropy
+    chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
+    return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 
 
-def log_probs_and_entropies(transformer, rollout: Rollout, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+def log_probs_and_entropies(
+    transformer, rollout: Rollout, chunk: int = CHUNK, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
     """log pi_theta(y_t | h_t, tau_t) and the entropy of pi_theta(. | h_t, tau_t), both (B, T), 0 where not sampled.
 
     The hidden state at t - 1 predicts token t.  Logits exist for `chunk` tokens at a time and are computed again in the
-    backward pass.
+    backward pass.  Without `entropy`, which only a bonus needs, the second is all 0.
     """
     mask = rollout.mask
     with transformer.autocast():
         hidden = transformer(rollout.tokens)[:, :-1][mask[:, 1:]]  # (N, d) the states that drew a token
+        fields = (hidden, rollout.temperatures[mask], rollout.tokens[mask])
         pieces = []
-        for part in torch.arange(len(hidden), device=hidden.device).split(chunk):
-            inputs = hidden[part], rollout.temperatures[mask][part], rollout.tokens[mask][part]
+        for inputs in zip(*(field.split(chunk) for field in fields)):
             if torch.is_grad_enabled():
-                pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, use_reentrant=False))
+                pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, entropy, use_reentrant=False))
             else:
-                pieces.append(chunk_of_log_probs(transformer, *inputs))
+                pieces.append(chunk_of_log_probs(transformer, *inputs, entropy))
     empty = torch.zeros(mask.shape, device=mask.device)
     log_probs, entropies = (torch.cat(part) for part in zip(*pieces))
     return empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropies)
@@ -116,7 +118,7 @@ def log_probs_and_entropies(transformer, rollout: Rollout, chunk: int = CHUNK) -
 
 def token_log_probs(transformer, rollout: Rollout, chunk: int = CHUNK) -> Tensor:
     """(B, T) log pi_theta under the stored temperatures; 0 where the token was not sampled."""
-    return log_probs_and_entropies(transformer, rollout, chunk)[0]
+    return log_probs_and_entropies(transformer, rollout, chunk, entropy=False)[0]
 
 
 # ---- the two steps of the coordinate ascent -----------------------------------------------------------------------
@@ -163,7 +165,7 @@ def token_step(
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty."""
 
     def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs, entropies = log_probs_and_entropies(transformer, part)
+        log_probs, entropies = log_probs_and_entropies(transformer, part, entropy=settings.entropy_bonus != 0)
         loss = clipped_surrogate(log_probs, part.token_log_probs, part_advantage[:, None], settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
@@ -174,7 +176,8 @@ def token_step(
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)  # k3: unbiased, never negative
         return loss, log_probs - part.token_log_probs
 
-    return ascend(loss_of, transformer, optimizer, rollout, advantage, settings)
+    without_hidden = replace(rollout, hidden=None)  # theta computes its own, and micro-batches would copy these
+    return ascend(loss_of, transformer, optimizer, without_hidden, advantage, settings)
 
 
 def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:

@@ -137,6 +137,7 @@ def generate(
         temperature = torch.full((batch,), float(policy.tau_initial), device=device)  # tau_0
         steps = []
         for step in range(max_new_tokens):
+            hidden = hidden.to(transformer.compute_dtype or hidden.dtype)  # what is stored is what the head sees
             logits = transformer.unembed(hidden)  # (B, V), read from h_t
             action = policy.act(hidden, temperature, logits=logits, step=step, generator=generator)
             temperature = action.temperature  # tau_t ~ pi_phi

@@ -114,14 +114,14 @@ def train(c: config.Config) -> None:
     first_step = checkpoint.resume(run, optimizers) if c.resume else 0
     log = Log(run, c, vocabulary)
 
-    def evaluate(name: str, policy, problems) -> dict:
+    def evaluate(policy, problems) -> dict:
         return evaluation.evaluate(
             transformer, vocabulary, policy, problems, c.eval_samples, c.max_new_tokens, c.template, 1, c.rollout_rows
         ).summary()
 
     def before_or_after() -> dict[str, dict]:
         named = {"own" if head is not None else c.policy: policy, "1.0": baselines.make("1.0")}
-        return {name: evaluate(name, p, held) for name, p in (named | {"greedy": baselines.make("greedy")}).items()}
+        return {name: evaluate(p, held) for name, p in (named | {"greedy": baselines.make("greedy")}).items()}
 
     if not c.resume:
         log.write("before.json", before_or_after())
@@ -165,7 +165,8 @@ def train(c: config.Config) -> None:
         metrics |= measure(rollout, rewards, asked, texts)
         metrics |= {"seconds/rollout": sampled - started, "seconds/update": time.perf_counter() - sampled}
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-            summary = evaluate("own", policy, held[: c.eval_problems])
+            every = max(1, len(held) // c.eval_problems)  # spread over all: Countdown's first problems are its commonest
+            summary = evaluate(policy, held[::every][: c.eval_problems])
             metrics |= {f"eval/{name}": value for name, value in summary.items() if isinstance(value, float)}
         log.metrics(metrics)
         if c.print_every and step % c.print_every == 0:
@@ -266,7 +267,8 @@ def report(run: Path) -> str:
     for when in ("before", "after"):
         for name, summary in json.loads((run / f"{when}.json").read_text(encoding="utf-8")).items():
             rows[f"{when}, {name}"] = summary
-    text = evaluation.table(rows)
+    samples = max(summary["samples"] for summary in rows.values())
+    text = evaluation.table(rows, [f"Avg@{samples}", f"Pass@{samples}"])
     (run / "table.md").write_text(text + "\n", encoding="utf-8")
     return f"\n{text}\n\npicture: {plot.picture(run)}\ncompletions by temperature: {plot.heat_map(run)}"
 

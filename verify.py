@@ -5,19 +5,19 @@ RL pays whatever the verifier pays, so a wrong verdict is a wrong gradient. Four
 1. `extract_answer` finds the final answer in a model's text: the last \boxed, else "####", else "the answer is ...".
 2. `normalise` rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=; it drops units.
 3. `parse` reads the result with a small precedence parser of our own into nested tuples such as ("+", one, x). Text is
-   never evaluated and never reaches sympy. On the labelled pairs that verify_bench.py reads, this is far faster than
-   latex2sympy2_extended and more often right, and only a grammar of our own can promise its limits.
+   never evaluated and never reaches sympy. On the labelled pairs that verify_bench.py reads, this is a hundred times
+   faster than latex2sympy2_extended and more often right, and only a grammar of our own can promise its limits.
 4. `compare` decides by shape (list, interval, equation, matrix, ...), then by value: 150 digits at fixed points, of
    which 110 have to agree. Only integrals, limits and infinite sums go to sympy, in a worker process that is killed
    when its time is up. There are no signals, so all of it works in any thread and process.
 
 The rules, where judgement is needed:
-- A decimal equals an exact value if it is that value (0.5 = 1/2) or, where there is no finite decimal, that value rounded
-  or cut to six digits or more (1.41421 = \sqrt{2}, but 0.33 is not 1/3). Two decimals are equal if they are one number.
+- A decimal equals an exact value if it is that value (0.5 = 1/2) or, where there is no finite decimal, that value
+  rounded or cut to six digits or more (1.41421 = \sqrt{2}, but 0.33 is not 1/3).
 - A percent sign may be left off or carried out: 28\% equals 28 and 0.28. Nothing else forgives a factor of 100.
 - Units, money and degree signs may be left off and are not converted. So may a base: 52_8 equals 52, but not 42.
 - Lists without brackets and sets have no order, and count repetitions. (a, b), [a, b] and matrices are ordered; a list
-  without brackets equals a tuple in the same order. Brackets count: (0, 1] is not [0, 1]. 1,234 is a number, 1, 234 a list.
+  without brackets equals a tuple in the same order. Brackets count: (0, 1] is not [0, 1]. 1,234 is a number.
 - "x = 5" equals "5" where a mere name stands on the left. Equations are equal up to a factor, inequalities up to a
   positive one, and x > 5 equals (5, \infty).
 - Expressions are equal if they agree wherever both are real; n! and (-1)^n are compared at whole numbers.
@@ -31,7 +31,7 @@ import argparse
 import atexit
 import contextlib
 import json
-import math
+import operator
 import os
 import random
 import re
@@ -45,27 +45,24 @@ from fractions import Fraction
 from functools import lru_cache
 
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characters, nested brackets, digits of a number
-IN_PROCESS_SECONDS, VERDICT_SECONDS = 0.3, 0.8  # for the stages that run here, and for all with the worker's
+IN_PROCESS_SECONDS, VERDICT_SECONDS = 0.3, 0.75  # for the stages that run here, and for all with the worker's
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 WORKER_BYTES = 512 * 2**20
 
 
-class NotParsed(ValueError):
-    """The text is outside of the grammar or over a limit: only its letters can be compared."""
-
-
 class Undecided(ValueError):
-    """No value can be found here: too large, too few digits left, or no time left."""
+    """Outside of the grammar, over a limit, or without a value that can be found here."""
 
 
 class NeedsSympy(Undecided):
     """The value needs an integral, a limit or a long sum."""
 
 
-# --------------------------------------------------------------------------------------------------------- 1. extract
-BOX, BARE_TOKEN, BRACE = re.compile(r"\\(?:boxed|fbox)\b\s*"), re.compile(r"[-\w.]*\w"), re.compile(r"(?s)\\.|[{}]")
+# 1. Extract: the final answer in a model's text.
+BRACE, BARE_TOKEN = re.compile(r"(?s)\\.|[{}]"), re.compile(r"\s*([-\w.]*\w)")
 BETWEEN = re.compile(r"(?:\\text\s*\{\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],; ]|[\s$,;]|and|or)*")
-MATH = re.compile(r"(?s)\$\$[^$]+\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]")
+MATH = re.compile(r"""(?sx)\$\$[^$]+\$\$ | (?<!\\)\$(?:[^$\\]|\\.)+\$
+    | \\\((?:[^\\]|\\[^()])+\\\) | \\\[(?:[^\\]|\\[^\[\]])+\\\]""")  # fmt: skip
 CUE = re.compile(r"(?i)\banswers?\b[\s*]*(?:is|are|be|:|=)|\banswer\b[^.\n$]{0,80}?\bis\b")
 COPULA = re.compile(r"(?i)\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have)\b|[=:]")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n|<\||I hope")
@@ -77,7 +74,7 @@ def extract_answer(text: str) -> str | None:
 
     >>> extract_answer(r"First \boxed{3}. No: $\boxed{\frac{1}{2}}$."), extract_answer(r"It is 5. \boxed{}")
     ('\\frac{1}{2}', None)
-    >>> extract_answer("so 6 * 7 = 42 eggs.\n#### 42"), extract_answer("The final answer is $x^2$. I hope it is correct.")
+    >>> extract_answer("so 6 * 7 = 42 eggs.\n#### 42"), extract_answer("The answer is $x^2$. I hope it is correct.")
     ('42', '$x^2$')
     """
     if not isinstance(text, str):
@@ -85,69 +82,61 @@ def extract_answer(text: str) -> str | None:
     answer = last_boxes(text)
     if answer is None:
         answer = unboxed(text[-20_000:])  # an answer stands at the end, and a bound keeps long texts cheap
-    return (answer or "").strip() or None
+    return answer.strip() or None
 
 
 def last_boxes(text: str) -> str | None:
-    r"""What the last \boxed holds. Boxes with only "and", "or" or a comma between them are one answer. None: no box."""
+    r"""What the last \boxed holds; None: there is no box. Boxes with only "and" or a comma between are one answer."""
     answers, end = [], len(text)
-    while len(answers) < 20:
-        start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
-        opened = BOX.match(text, max(start, 0))
-        content, stop = braced(text, opened.end(), end) if opened else (None, 0)
-        joined = 0 < end - stop < 80 and re.search("[,;]|and|or|quad", text[stop:end]) and BETWEEN.fullmatch(text, stop, end)
-        if not opened or (answers and not (content and joined)):
+    while len(answers) < 20 and (start := max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))) >= 0:
+        content, stop = braced(text, start + (6 if text.startswith("\\boxed", start) else 5), end)
+        gap = text[stop:end] if end - stop < 80 else "too far apart"
+        if answers and not (content and re.search("[,;]|and|or|quad", gap) and BETWEEN.fullmatch(gap)):
             break
-        answers.insert(0, content or "")
+        answers.insert(0, content)
         end = start
     return ", ".join(answers) if answers else None
 
 
-def braced(text: str, start: int, end: int) -> tuple[str | None, int]:
-    """The content of the brace group, or else the bare token, at start, and where it ends. None: there is none."""
-    if text[start : start + 1] != "{":
-        token = BARE_TOKEN.match(text, start)
-        return (token[0], token.end()) if token else (None, start)
-    depth, last = 0, start
-    for match in BRACE.finditer(text, start, min(end, start + 10 * MAX_LENGTH)):
+def braced(text: str, start: int, end: int) -> tuple[str, int]:
+    """The content of the brace group (to the line's last brace, if one is missing) or the token at start, and its end."""
+    token = BARE_TOKEN.match(text, start, end)
+    if token:
+        return token[1], token.end()
+    depth, end = 0, min(end, start + 10 * MAX_LENGTH)
+    for match in BRACE.finditer(text, start, end):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
-        last = match.end() if match[0] == "}" else last
         if depth == 0:
-            break
-    return (text[start + 1 : last - 1], last) if last > start else (None, end)  # to the last brace, if one is missing
+            return text[start : match.end()].strip()[1:-1], match.end()
+    line_end = text.find("\n", start, end)
+    last = text.rfind("}", start, line_end if line_end >= 0 else end) + 1 or start
+    return text[start:last].strip()[1:-1], last
 
 
-def unboxed(text: str) -> str | None:
-    """The answer after "####" or "the answer is", else the last formula, else "... is 5", else the text if it is short."""
+def unboxed(text: str) -> str:
+    """The answer after "####" or "the answer is", else the last formula, else "... is 5", else the text if short."""
     if "####" in text:
         return text.rpartition("####")[2].strip(MARKUP).partition("\n")[0].strip(MARKUP)
-    for cue in [*CUE.finditer(text)][-1:]:
-        return first_answer(text[cue.end() :][:MAX_LENGTH].lstrip(MARKUP))
-    if not is_prose(text):
-        return text if len(text) < MAX_LENGTH else None
-    for formula in [*MATH.finditer(text)][-1:]:
-        return formula[0]
-    last_line = text.strip(MARKUP).rpartition("\n")[2].rstrip(".*` \r")
-    return last_line[said[-1].end() :].strip(MARKUP) if (said := [*COPULA.finditer(last_line)]) else None
-
-
-def first_answer(text: str) -> str:
-    """The answer that a text begins with: its formulas, as far as only "and" or a comma is between them, or a sentence."""
-    end, formula = 0, MATH.match(text)
-    while formula and BETWEEN.fullmatch(text, end, formula.start()):
-        end = formula.end()
-        formula = MATH.search(text, end)
-    if end:
-        return text[:end]
-    sentence = SENTENCE_END.split(text)[0].strip(MARKUP)
-    said = [*COPULA.finditer(sentence)] if is_prose(sentence) else []
-    return sentence[said[-1].end() :].strip(MARKUP) if said else sentence
+    cues = list(CUE.finditer(text))
+    text = text[cues[-1].end() :][:MAX_LENGTH].lstrip(MARKUP) if cues else text
+    formulas, end = list(MATH.finditer(text)), 0
+    if cues:
+        for formula in formulas:  # those at the start, as far as only "and" or a comma is between them
+            end = formula.end() if BETWEEN.fullmatch(text, end, formula.start()) else end
+        text = text[:end] or SENTENCE_END.split(text)[0].strip(MARKUP)
+    if end or not is_prose(text):
+        return text if len(text) < MAX_LENGTH else ""
+    if formulas and not cues:
+        return formulas[-1][0]
+    text = text.strip(MARKUP).rpartition("\n")[2].rstrip(".*` \r")
+    said = list(COPULA.finditer(text))
+    return text[said[-1].end() :].strip(MARKUP) if said else text if cues else ""
 
 
 def is_prose(text: str) -> bool:
     """True for running words, outside of formulas, rather than an answer with its unit."""
-    words = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", MATH.sub(" ", text[-MAX_LENGTH:]))
-    return sum(word.lower() not in ("and", "or", "percent") for word in words) >= 3
+    found = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", MATH.sub(" ", text[-MAX_LENGTH:]))
+    return sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
 
 
 def bare(text: str) -> str:
@@ -155,29 +144,30 @@ def bare(text: str) -> str:
     if not isinstance(text, str) or "\0" in text:
         return ""
     if "\\boxed" in text or "\\fbox" in text:
-        text = last_boxes(text) or ""
+        text = last_boxes(text)
     elif ("$" in text or "\\(" in text) and is_prose(text):
-        text = unboxed(text) or ""
+        text = unboxed(text)
     return text.strip()
 
 
-# ------------------------------------------------------------------------------------------------------- 2. normalise
+# 2. Normalise: one spelling for each thing that has many.
 TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 FUNCTIONS = {name: name for name in TRIGONOMETRIC} | {  # by the names of mpmath, which evaluates them
-    "arcsin": "asin", "asin": "asin", "arccos": "acos", "acos": "acos", "arctan": "atan", "atan": "atan", "arccot": "acot",
-    "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "log": "log", "ln": "log", "lg": "log10", "exp": "exp", "abs": "fabs",
-    "floor": "floor", "ceil": "ceil", "factorial": "factorial", "binom": "binomial", "dbinom": "binomial", "tbinom": "binomial",
-    "binomial": "binomial", "max": "max", "min": "min", "sqrt": "sqrt", "frac": "frac",
+    "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "exp": "exp", "log": "log", "floor": "floor", "ceil": "ceil", "max": "max",
+    "min": "min", "factorial": "factorial", "arcsin": "asin", "asin": "asin", "arccos": "acos", "acos": "acos", "arctan": "atan", "atan": "atan", "ln": "log",
+    "lg": "log10", "abs": "fabs", "binom": "binomial", "dbinom": "binomial", "tbinom": "binomial", "sqrt": "sqrt",
+    "binomial": "binomial", "frac": "frac",
 }  # fmt: skip
-NAMES = {"oo": "infinity", "inf": "infinity", "infty": "infinity", "varnothing": "emptyset"} | {name: name for name in (
-    "pi infinity alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega").split()}  # fmt: skip
-CHANGES = "or|and|not|than|least|most|more|less|except|if|when|where|even|odd|for|any|all|no|to"  # words that are no unit
-UNIT = rf"""(?!(?:{"|".join([*FUNCTIONS, *NAMES])}|{CHANGES})\b)(?:[A-Za-z]{{4,}}|[ckm]m|[km]g|lb|oz|ft|in|yd|mi|hr|min|sec
-    |m[lpk][ghL]?|kph|sq|cu|deg|day|men|mol|[kM]?(?:J|W|Pa|Hz|eV))\b(?:\s(?!(?:{CHANGES})\b)[A-Za-z]{{2,}})*(?:/[A-Za-z]+)?"""
+GREEK = {"pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "sigma", "tau", "phi", "omega"}
+INFINITIES = dict.fromkeys(("oo", "inf", "infty", "infinity"), "infinity")
+NAMES = INFINITIES | {name: name for name in GREEK}
+NO_UNIT = "or|and|not|than|least|most|more|less|except|if|when|where|even|odd|for|any|all|no|to"  # changes the meaning
+UNIT = rf"""(?!(?:{"|".join([*FUNCTIONS, *NAMES])})[xyzt]?\b|(?:{NO_UNIT})\b)(?:(?<=\s)[A-Za-z]{{4,}}|[ckm]m|[km]g|lb|oz|ft|in|yd|mi|hr|min|sec
+    |m[lpk][ghL]?|kph|sq|cu|deg|day|men|mol|[kM]?(?:J|W|Pa|Hz|eV))\b(?:\s(?!(?:{NO_UNIT})\b)[A-Za-z]{{2,}})*(?:/[A-Za-z]+)?"""
 CHARACTERS = str.maketrans({
     "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∞": "\\infty ", "π": "\\pi ", "√": "\\sqrt ",
     "≤": "<=", "≥": ">=", "≠": "!=", "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "°": "\\degree ", "²": "^2", "³": "^3",
-    "≈": "\\approx ", "θ": "\\theta ", "ℝ": "\\mathbb{R}", "′": "'", "’": "'", "，": ",", "％": "%", "…": "...", "\xa0": " ",
+    "≈": "\\approx ", "θ": "\\theta ", "ℝ": "\\mathbb{R}", "′": "'", "，": ",", "％": "%", "…": "...", "\xa0": " ",
 })  # fmt: skip
 
 
@@ -193,23 +183,30 @@ def repeating_decimal(match: re.Match) -> str:
     return f"({int(whole + fixed + cycle) - int('0' + whole + fixed)}/{'9' * len(cycle) + '0' * len(fixed)})"
 
 
+COMMANDS = {  # that mean the same as a character; END is where a command's name ends
+    "leq?|leqslant|leqq": "<=", "geq?|geqslant|geqq": ">=", r"neq?|not\s*=": "!=", "lt": "<", "gt": ">", "cdot|times|ast": "*",
+    "div": "/", "[lr]?vert|mid": "|", "ldots|cdots|dots": "...", "q?quad": " ", "approx": "", "%": "%", "varnothing": r"\\emptyset",
+    "left|right|[bB]igg?[lr]?|displaystyle|(?:no)?limits": "", "[dtc]frac": r"\\frac",
+}  # fmt: skip
+END, WORDS = r"(?![A-Za-z])", r"\\(?:text[a-z]*|mbox|mathrm|mathbf|hbox)\s*\{"
+WORDS_OF = re.compile(WORDS + r"([^{}]*)\}")
 SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\\\(?=[A-Za-z]{2})", r"\\"),  # commands that were escaped twice
-    (r"\\\$|\$|\\[()](?!\w*\})|\\(?:left|right|[bB]igg?[lr]?|displaystyle|(?:no)?limits)(?![A-Za-z])\.?", ""),
-    (r",?\\!\s*|\{,\}", lambda match: "," if "," in match[0] else ""),  # the commas of 27,\!000 and 27{,}000
-    (r"\\q?quad|\\[,;:> ]|\\hspace\{[^{}]*\}|~", " "), (r"\\approx.*|m?\\angle(?![A-Za-z])", ""),
-    (r"\\(?:text|mbox|mathrm|textrm|hbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and|or)(?![A-Za-z])", " , "), (r"(?:,\s*){2,}", ", "),
-    (r"\\%|\\text\s*\{\s*\\?%\s*\}|\b(?:percent(?:age)?|pct)\b", "%"), (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"),
-    (r"\\(?:leq|leqslant|leqq|le)(?![A-Za-z])", "<="), (r"\\(?:geq|geqslant|geqq|ge)(?![A-Za-z])", ">="),
-    (r"\\(?:neq|ne|not\s*=)(?![A-Za-z])", "!="), (r"\\(?:cdot|times|ast)(?![A-Za-z])", "*"), (r"\\div(?![A-Za-z])", "/"),
-    (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"), (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."), (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\^?\s*\\degrees?(?![A-Za-z])", r"\\degree "), (r"\\[dtc]frac", r"\\frac"), (r"\\\\\s*(?=\\end)", ""),
+    (r"\\\$|\$|m?\\angle|(?<!\\)\\[()\[\]]|(?<=\S)\s*\\approx.*|\\(?:left|right)\.", ""),
+    (r",?\\!\s*|\{,\s*\}", lambda match: "," if "," in match[0] else ""),  # the commas of 27,\!000 and 27{,}000
+    (r"(?<!\\)\\[,;:> ]|\\hspace\{[^{}]*\}|~", " "),
+    (rf"{WORDS}\s*(?:and|or)\s*\}}|(?<![A-Za-z\\{{])(?:and|or){END}", " , "), (r"(?:,\s*){2,}", ", "),
+    (rf"{WORDS}\s*\\?%\s*\}}|\b(?:percent(?:age)?|pct)\b", "%"),
+    *((rf"\\(?:{name}){'' if name in ('%', 'q?quad') else END}", character) for name, character in COMMANDS.items()),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\^?\s*\\degrees?(?![A-Za-z])", r"\\degree "), (r"\^\s*(?:\\prime|\*|\{\s*(?:\\prime|\*)\s*\})", "'"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "), (r"\\mathrm\s*\{\s*([eid])\s*\}", r"\1 "),
-    (r"\\(?:mathbf|mathit|mathsf|boldsymbol)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r"\1 "), (r"_\{\s*\\\w+\s*\{([^{}]*)\}\s*\}", r"_{\1}"),
-    (rf"([\w)}}\]%])\s*\\(?:text[a-z]*|mbox|mathrm|hbox)\s*\{{(?![^{{}}]*(?:\d|\b(?:{CHANGES})\b))[^{{}}]*\}}(?:\^\{{?\d\}}?)?", r"\1 "),
+    (r"\\(?:mathbf|mathit|mathsf|boldsymbol)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r"\1 "),
+    (r"_\{\s*\\\w+\s*\{([^{}]*)\}\s*\}", r"_{\1}"), (r"\\\\\s*(?=\\end)", ""),
+    (rf"([\w)}}\]%])\s*{WORDS}(?![^{{}}]*(?:\d|\b(?:{NO_UNIT})\b))[^{{}}]*\}}(?:\^\{{?\d\}}?)?", r"\1 "),  # units
     (rf"(?x)(?<=[\d}}%)])\s*{UNIT}(?:\^\{{?\d\}}?)?", " "),
     (r"\\frac\s*(\d)\s*(?=[\d\\{A-Za-z])", r"\\frac{\1}"), (r"(\\frac\{\d+\})\s*(\d)", r"\1{\2}"),
-    (r"(?<![\d.^_}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", mixed_number), (r"(?<![\d.^])(\d+) +(\d+)/(\d+)(?![\d.])", mixed_number),
+    (r"(?<![\d.^_}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", mixed_number),
+    (r"(?<![\d.^])(\d+) +(\d+)/(\d+)(?![\d.])", mixed_number),
     (r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s*\{(\d{1,30})\}", repeating_decimal),
     (r"(?<![\d.])(\d{0,30})\.(\d{0,6}?)(\d{1,6}?)\3{2,30}\.\.\.", repeating_decimal),
 )]  # fmt: skip
@@ -237,22 +234,26 @@ def words(text: str) -> str:
     >>> words(r"\text{ Tuesday}"), words(r"\textbf{(C)}"), words("x")
     ('tuesday', 'C', 'x')
     """
-    found = re.sub(r"\\(?:text[a-z]*|mbox|mathrm|mathbf)\s*(?=\{)|[{}\s$]|\\[ ,;!]", "", text).rstrip(".")
+    found = WORDS_OF.sub(r"\1", WORDS_OF.sub(r"\1", text.replace("$", "")))
+    found = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", found).rstrip(".")
     found = found[1:-1] if re.fullmatch(r"\([A-Za-z]\)", found) else found
-    return found.casefold() if re.fullmatch(r"[A-Za-z'\-.,]+", found) and len(found) > (1 if "\\text" in text else 3) else found
+    long = len(found) > (1 if "\\text" in text else 3)
+    return found.casefold() if long and re.fullmatch(r"[A-Za-z'\-.,]+", found) else found
 
 
-# ----------------------------------------------------------------------------------------------------------- 3. parse
-# A tree is ("number", Fraction), ("decimal", Fraction, digits), ("symbol", name), ("based", digits, base), or (head, tree, ...)
-# with the head "+", "*", "/", "^", a function, a relation such as "<", "," a list, "{}" a set, "(]" an interval, "row", "rows".
+# 3. Parse. A tree is ("number", Fraction), ("decimal", Fraction, digits), ("symbol", name), ("based", digits, base) or
+# (head, tree, ...) with the head "+", "*", "/", "^", a function, a relation, "," list, "{}" set, "(]" interval, "row", ...
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\Rightarrow", "\\iff"]
+RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\iff"]
 RELATION, SUM, PRODUCT, POWER, POSTFIX = 3, 6, 7, 9, 10
 BINDING = {token: binding for binding, tokens in enumerate((  # what stands between operands, from loose to tight
     [], ["\\\\", ";"], [",", "&"], RELATIONS, ["\\cup", "\\cap", "\\setminus"], [":"], ["+", "-", "\\pm", "\\mp"],
     ["*", "/", "\\bmod", "\\mod", "\\pmod"], [], ["^", "**"], ["!", "%", "\\degree"])) for token in tokens}  # fmt: skip
-HEADS = {";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "%": "percent", "\\degree": "degree", "\\mod": "\\bmod", "\\pmod": "\\bmod"}
-CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "\\{": ["\\}"], "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "begin": ["end"]}
+HEADS = {";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "%": "percent", "\\degree": "degree",
+         "\\mod": "\\bmod", "\\pmod": "\\bmod"}  # fmt: skip
+CLOSING = {"(": ")]", "[": "])", "{": "}", "|": "|", "\\{": ["\\}"], "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"],
+           "begin": ["end"]}  # fmt: skip
+CLOSERS = {token for tokens in CLOSING.values() for token in tokens if token != "|"}
 CALCULUS = {"\\sum": "sum", "\\prod": "prod", "\\int": "integral", "\\lim": "limit"}
 TOKEN = re.compile(r"""\s*(?:(?P<number>\d+_(?:\d+|\{\d+\})|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
     |\\(?P<edge>begin|end)\s*\{[pbvB]?(?:small)?matrix\*?\}|\\(?:text[a-z]*|mbox|mathrm|hbox)\s*\{(?P<text>[^{}]*)\}
@@ -260,63 +261,63 @@ TOKEN = re.compile(r"""\s*(?:(?P<number>\d+_(?:\d+|\{\d+\})|(?:\d+\.?\d*|\.\d+)(
     |(?P<operator>\\[{}\\]|\*\*|[<>!]=|[-+*/^_=<>(){}\[\]|,;:!%&]))""", re.VERBOSE)  # fmt: skip
 SUBSCRIPT = re.compile(r"(?: ?_ ?(?:\{[^{}]*\}|\w))?'*(?:(?<=[fghFGH'])\([^()]*\)|(?<![ei])\((?:[A-Za-z]|\d+)\))?")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-MINUS_ONE, INFINITY = ("number", Fraction(-1)), ("symbol", "infinity")
+WITHOUT_SUFFIX = {*BINDING, *CALCULUS, *CLOSING, *CLOSERS, "\\pi", *FUNCTIONS, *(f"\\{name}" for name in FUNCTIONS)}
+INFINITY = ("symbol", "infinity")
 
 
 def tokenise(text: str) -> list[str]:
-    """Numbers, operators, and names with their subscripts and arguments: x_1, f(x). Letters side by side are a product."""
+    """Numbers, operators, and names with their subscripts and arguments: x_1, f(x). Letters in a row are a product."""
     tokens, position = [], 0
     while position < len(text):
         match = TOKEN.match(text, position)
         if not match:
-            raise NotParsed("an unknown character")
+            raise Undecided("an unknown character")
         kind, token, position = match.lastgroup, match[match.lastgroup], match.end()
         if kind == "text":
             token = words("\\text" + token)
-        elif kind == "name" and not (token.lstrip("\\") in FUNCTIONS or token in BINDING or token in CALCULUS or token in CLOSERS):
+        elif kind == "name" and token not in WITHOUT_SUFFIX:
             if token[0] != "\\" and token not in NAMES and len(token) < 4:
                 tokens, token = tokens + list(token[:-1]), token[-1]
-            if token != "\\pi":
-                suffix = SUBSCRIPT.match(text, position)
-                token, position = token + re.sub(r"[{} ]", "", suffix[0]), suffix.end()
-        if not token:
-            raise NotParsed("no words")
-        tokens.append(token)
+            suffix = SUBSCRIPT.match(text, position)
+            token, position = token + re.sub(r"[{} ]", "", suffix[0]), suffix.end()
+        tokens.append(token or "no words")
     return tokens
-
-
-CLOSERS = {token for tokens in CLOSING.values() for token in tokens} | set(CLOSING) - {"|"}
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str, thousands: bool = True) -> tuple:
-    """The tree of a normalised answer, with the operands of sums and products in one order. Raises NotParsed.
+    """The tree of a normalised answer, with the operands of sums and products in one order. Raises Undecided.
 
     >>> parse("x+1") == parse("1+x") == ("+", ("number", Fraction(1)), ("symbol", "x"))
     True
     """
     if len(text) > MAX_LENGTH:
-        raise NotParsed("too long")
-    if thousands and "," in text:  # only outside of brackets: (2,251,252) is a triple
-        text = THOUSANDS.sub(lambda found: found[0].replace(",", "") if not re.search(r"[(\[{][^)\]}]*$", text[: found.start()]) else found[0], text)
+        raise Undecided("too long")
+    for found in list(THOUSANDS.finditer(text))[::-1] if thousands else []:
+        if not re.search(r"[(\[{][^)\]}]*$", text[: found.start()]):  # inside brackets, (2,251,252) is a triple
+            text = text[: found.start()] + found[0].replace(",", "") + text[found.end() :]
     parser = Parser([*tokenise(text), ""])
     tree = parser.expression()
     if parser.next:
-        raise NotParsed(f"unexpected {parser.next}")
+        raise Undecided(f"unexpected {parser.next}")
     return tree
 
 
 def combined(head: str, left: tuple, right: tuple) -> tuple:
-    """A sum, product or quotient: of whole numbers the number, otherwise flat and in one order."""
+    """A sum, product or quotient: of small numbers the number, otherwise flat and in one order."""
     if left[0] == right[0] == "number" and abs(left[1]) + abs(right[1]) < 10**9 and (head != "/" or right[1]):
-        return ("number", left[1] + right[1] if head == "+" else left[1] * right[1] if head == "*" else left[1] / right[1])
+        return ("number", {"+": operator.add, "*": operator.mul, "/": operator.truediv}[head](left[1], right[1]))
+    if head == "+" and left[0] == right[0] in ("rows", "row") and len(left) == len(right):  # matrices
+        return (left[0], *(combined(head, *pair) for pair in zip(left[1:], right[1:])))
     if head == "/":
         return (head, left, right)
-    return (head, *sorted((part for side in (left, right) for part in (side[1:] if side[0] == head else [side])), key=repr))
+    parts = (part for side in (left, right) for part in (side[1:] if side[0] == head else [side]))
+    return (head, *sorted(parts, key=repr))
 
 
 def negative(node: tuple) -> tuple:
-    return (node[0], -node[1], *node[2:]) if node[0] in ("number", "decimal") else combined("*", MINUS_ONE, node)
+    minus_one = ("number", Fraction(-1))
+    return (node[0], -node[1], *node[2:]) if node[0] in ("number", "decimal") else combined("*", minus_one, node)
 
 
 class Parser:
@@ -329,14 +330,14 @@ class Parser:
 
     def take(self, wanted="") -> str:
         if not self.next or (wanted and self.next not in wanted):
-            raise NotParsed(f"{self.next or 'the end'} instead of {wanted or 'an operand'}")
+            raise Undecided(f"{self.next or 'the end'} instead of {wanted or 'an operand'}")
         self.at += 1
         return self.tokens[self.at - 1]
 
     def binding(self) -> int:
         """How tight the next token binds; two operands side by side are a product, but two numbers are nothing."""
         token = self.next
-        if token in BINDING or token in ("", "_") or (token in CLOSERS and token not in CLOSING):
+        if token in BINDING or token in CLOSERS or token in ("", "_"):
             return BINDING.get(token, 0)
         apart = token[0] not in ".0123456789" or self.tokens[self.at - 1] in (")", "]", "}")
         return PRODUCT if apart and not (token == "|" and self.bars) else 0
@@ -344,7 +345,7 @@ class Parser:
     def expression(self, floor: int = 0) -> tuple:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise NotParsed("too deep")
+            raise Undecided("too deep")
         left = self.operand()
         while (binding := self.binding()) > floor:
             left = self.joined(left, binding)
@@ -354,25 +355,22 @@ class Parser:
     def joined(self, left: tuple, binding: int) -> tuple:
         """The tree of the left operand, the next operator and its right operands."""
         token = self.take() if self.next in BINDING else "*"
-        head = HEADS.get(token, token)
+        head = "+" if binding == SUM else HEADS.get(token, token)
         if binding == POSTFIX:
             return (head, left)
         right = self.expression(POWER - 1 if binding == POWER else binding)  # powers are read from the right
         if binding >= SUM:
             right = negative(right) if token == "-" else (token, right) if token in ("\\pm", "\\mp") else right
-            head = "+" if binding == SUM else head
             return combined(head, left, right) if head in ("+", "*", "/") else (head, left, right)
-        operators, parts = [token], [left, right]
+        tokens, parts = [token], [left, right]
         while self.binding() == binding:
-            operators.append(self.take())
+            tokens.append(self.take())
             parts.append(self.expression(binding))
-        if binding == RELATION:
-            if set(operators) <= {">", ">="}:  # x >= 5 is read as 5 <= x
-                operators, parts = [MIRRORED[operator] for operator in operators[::-1]], parts[::-1]
-            head = " ".join(operators)
-        elif len(set(operators)) > 1:
-            raise NotParsed("operators that need brackets")
-        return (head, *parts)
+        if binding == RELATION and set(tokens) <= {">", ">="}:  # x >= 5 is read as 5 <= x
+            tokens, parts = [MIRRORED[token] for token in tokens[::-1]], parts[::-1]
+        if binding != RELATION and len(set(tokens)) > 1:
+            raise Undecided("operators that need brackets")
+        return (" ".join(tokens) if binding == RELATION else head, *parts)
 
     def operand(self) -> tuple:
         token = self.take()
@@ -390,7 +388,7 @@ class Parser:
         if token in CALCULUS:
             return self.calculus(CALCULUS[token])
         if token in BINDING or token in CLOSERS or not name or not name[0].isalpha():
-            raise NotParsed(f"unexpected {token}")
+            raise Undecided(f"unexpected {token}")
         return ("symbol", NAMES.get(name, name))
 
     def bracket(self, opening: str) -> tuple:
@@ -401,19 +399,18 @@ class Parser:
         if opening in ("|", "\\lfloor", "\\lceil"):
             return ({"|": "fabs", "\\lfloor": "floor"}.get(opening, "ceil"), inner)
         if opening == "begin":
-            return ("rows", *(row if row[0] == "row" else ("row", row) for row in (inner[1:] if inner[0] == "rows" else (inner,))))
-        if opening == "\\{":
-            return ("{}", *items)
-        if opening in "([" and len(items) > 1:
-            return (opening + closing, *items)
+            rows = inner[1:] if inner[0] == "rows" else (inner,)
+            return ("rows", *(row if row[0] == "row" else ("row", row) for row in rows))
+        if opening == "\\{" or (opening in "([" and len(items) > 1):
+            return ("{}" if opening == "\\{" else opening + closing, *items)
         if closing != CLOSING[opening][0]:
-            raise NotParsed("half an interval")
+            raise Undecided("half an interval")
         return inner
 
     def function(self, name: str) -> tuple:
         if name in ("frac", "binomial"):
-            pair = [self.operand()]
-            pair = pair[0][1:] if pair[0][0] == "()" else (*pair, self.operand())
+            first = self.operand()
+            pair = first[1:] if first[0] == "()" else (first, self.operand())
             return combined("/", *pair) if name == "frac" else (name, *pair)
         if name == "sqrt":
             index = self.operand() if self.next == "[" else ("number", Fraction(2))
@@ -421,11 +418,10 @@ class Parser:
         base = power = None
         while self.next in ("_", "^"):
             base, power = (self.operand(), power) if self.take() == "_" else (base, self.expression(POWER - 1))
-        if power == MINUS_ONE and name in TRIGONOMETRIC:
+        if power == negative(("number", Fraction(1))) and name in TRIGONOMETRIC:
             name, power = "a" + name, None
-        if self.next in ("(", "{", "["):
-            inner = self.operand()
-        else:  # \sin 2 \pi x \cos x is sin(2 pi x) cos(x)
+        inner = self.operand() if self.next in ("(", "{", "[") else None
+        if inner is None:  # \sin 2 \pi x \cos x is sin(2 pi x) cos(x)
             inner = self.expression(PRODUCT)
             while self.binding() == PRODUCT and self.next not in BINDING and self.next.lstrip("\\") not in FUNCTIONS:
                 inner = combined("*", inner, self.expression(PRODUCT))
@@ -433,19 +429,18 @@ class Parser:
         return ("^", result, power) if power else result
 
     def calculus(self, name: str) -> tuple:
-        """("sum", body, variable, low, high), ("integral", body, variable, low, high), ("limit", body, variable, point)."""
-        limits = {}
+        """("sum", body, variable, low, high), the same for "prod" and "integral", or ("limit", body, variable, point)."""
+        bounds = []
         while self.next in ("_", "^"):
-            mark = self.take()
-            limits[mark] = self.operand()
-        bounds = [limits[mark] for mark in "_^" if mark in limits]
+            at = len(bounds) if self.take() == "^" else 0
+            bounds.insert(at, self.operand())
         if name == "integral" and "d" in self.tokens[self.at : -2] and len(bounds) != 1:
             end = self.tokens.index("d", self.at)
             body = Parser([*self.tokens[self.at : end], ""]).expression()
             self.at = end + 2
             return (name, body, ("symbol", self.tokens[end + 1]), *bounds)
-        if name == "integral" or not bounds or bounds[0][0] not in ("=", "\\to") or len(bounds) != 1 + (name != "limit"):
-            raise NotParsed("a sum, limit or integral without its variable")
+        if name == "integral" or len(bounds) != 1 + (name != "limit") or bounds[0][0] not in ("=", "\\to"):
+            raise Undecided("a sum, limit or integral without its variable")
         return (name, self.expression(SUM), *bounds[0][1:], *bounds[1:])
 
 
@@ -454,37 +449,36 @@ def number(token: str) -> tuple:
         return ("based", *re.sub("[{}]", "", token).lstrip("0").split("_"))
     digits, _, exponent = token.lower().partition("e")
     if len(digits) > MAX_DIGITS or len(exponent) > 5 or abs(int(exponent or 0)) > MAX_DIGITS:
-        raise NotParsed("too many digits")
+        raise Undecided("too many digits")
     value = Fraction(digits.removesuffix(".")) * Fraction(10) ** int(exponent or 0)
     return ("number", value) if token.isdigit() else ("decimal", value, len(digits.replace(".", "").lstrip("0")))
 
 
-# --------------------------------------------------------------------------------------------------------- 4. compare
-class Local(threading.local):
-    """What each thread has for itself: the time at which its verdict is due, and arithmetic with 150 digits."""
-
-    def __init__(self):
-        import mpmath  # comes with sympy; imported when a value is first needed
-
-        self.deadline, self.mp = math.inf, mpmath.MPContext()
-        self.mp.dps = 150
-        self.agree, self.vanish = self.mp.mpf(10) ** -110, self.mp.mpf(10) ** -135
+# 4. Compare: first the values of expressions, then the shapes around them.
+local = threading.local()  # for each thread the time at which its verdict is due, and its arithmetic
+AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
+WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}
+RANGES = ((7, 40), (20, 99), (1, 30), (-99, -7), (-99, 99), (1, 18), (40, 150), (-18, 18), (20, 130))
 
 
-@lru_cache(maxsize=1)
-def local() -> Local:
-    return Local()
+def arithmetic():
+    if not hasattr(local, "mp"):
+        import mpmath  # comes with sympy; not imported before a value is needed
+
+        local.mp = mpmath.MPContext()
+        local.mp.dps = 150
+    return local.mp
 
 
 def check_time() -> None:
-    if time.perf_counter() > local().deadline:
+    if time.perf_counter() > local.deadline:
         raise Undecided("no time left")
 
 
 def evaluate(node: tuple, values: dict):
     """The value at a point, real or complex, to 150 digits. Raises Undecided, NeedsSympy or an ArithmeticError."""
     check_time()
-    mp, head = local().mp, node[0]
+    mp, head = arithmetic(), node[0]
     if head in ("number", "decimal"):
         return mp.mpf(node[1].numerator) / node[1].denominator
     if head == "based":
@@ -493,70 +487,68 @@ def evaluate(node: tuple, values: dict):
         return values[node[1]] if node[1] in values else {"e": mp.e, "pi": mp.pi, "i": mp.j}[node[1]] * 1
     if head in ("sum", "prod"):
         body, variable, low, high = node[1:]
-        if INFINITY in (low, high) or not 0 <= (count := evaluate(high, values) - (start := evaluate(low, values))) <= 1000:
+        start, stop = (evaluate(bound, values) if bound != INFINITY else mp.inf for bound in (low, high))
+        if not 0 <= stop - start <= 1000:
             raise NeedsSympy("an infinite or long sum")
-        terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(count) + 1)]
+        terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(stop - start) + 1)]
         return add(terms) if head == "sum" else mp.fprod(terms)
     if head in ("integral", "limit"):
         raise NeedsSympy(head)
     arguments = [evaluate(child, values) for child in node[1:]]
-    if head == "+":
-        return add(arguments)
-    if head == "^":
-        return power(*arguments)
+    if head in ("+", "^", "*"):
+        return power(*arguments) if head == "^" else add(arguments) if head == "+" else mp.fprod(arguments)
     if head in OPERATIONS:
-        return OPERATIONS[head](mp, *arguments)
+        return OPERATIONS[head](*arguments)
     if head not in FUNCTIONS.values() or not all(abs(argument) < 1e6 for argument in arguments):
         raise Undecided(f"no value: {head}")
     if head in TRIGONOMETRIC and node[1][0] == "degree":
         arguments = [argument * mp.pi / 180 for argument in arguments]
-    if head in ("floor", "ceil") and abs(arguments[0] - mp.nint(arguments[0].real)) < local().agree:
+    if head in ("floor", "ceil") and abs(arguments[0] - mp.nint(arguments[0].real)) < AGREE:
         return mp.nint(arguments[0].real)
     value = {"max": max, "min": min}.get(head, getattr(mp, head, None))(*arguments)
     if not mp.isfinite(value):
         raise ZeroDivisionError
-    return mp.mpf(0) if head != "exp" and abs(value) < local().agree else value  # sin(pi) is zero, not 1e-151
+    return mp.mpf(0) if head != "exp" and abs(value) < AGREE else value  # sin(pi) is zero, not 1e-151
 
 
 OPERATIONS = {
-    "*": lambda mp, *factors: mp.fprod(factors), "/": lambda mp, top, bottom: top / bottom, "percent": lambda mp, value: value / 100,
-    "degree": lambda mp, value: value, "fabs": lambda mp, value: abs(value), "\\bmod": lambda mp, value, modulus: mp.fmod(value, modulus),
+    "/": lambda top, bottom: top / bottom, "percent": lambda value: value / 100, "degree": lambda value: value, "fabs": abs,
+    "\\bmod": lambda value, modulus: arithmetic().fmod(value, modulus),
 }  # fmt: skip
 
 
 def add(terms: list):
     """A sum that knows a zero when all digits cancel and refuses to lose a term: 2^{5000}+1 is not 2^{5000}."""
-    result, sizes = local().mp.fsum(terms), [abs(term) for term in terms if term]
-    if not sizes or abs(result) <= max(sizes) * local().vanish:
-        return local().mp.mpf(0)
-    if min(abs(result), *sizes) < max(sizes) * local().agree:
+    result, sizes = arithmetic().fsum(terms), [abs(term) for term in terms if term]
+    if not sizes or abs(result) <= max(sizes) * VANISH:
+        return arithmetic().mpf(0)
+    if min(abs(result), *sizes) < max(sizes) * AGREE:
         raise Undecided("a term is lost")
     return result
 
 
 def power(base, exponent):
     """base ** exponent; a negative base has its real root if the exponent's denominator is odd: (-8)^{1/3} = -2."""
-    mp = local().mp
+    mp = arithmetic()
     if not base and exponent.real <= 0:
         raise ZeroDivisionError
     if not base or base == 1:
         return base
     if not abs(exponent * mp.log(base)) < 1e7:
         raise Undecided("too large")
-    if is_real(base) and base.real < 0 and is_real(exponent):
-        for denominator in (1, 3, 5, 7, 9):
-            numerator = mp.nint(exponent.real * denominator)
-            if abs(exponent.real * denominator - numerator) < local().agree:
-                return mp.power(-base.real, exponent.real) * (-1) ** int(numerator)
+    for denominator in (1, 3, 5, 7, 9) if is_real(base) and base.real < 0 and is_real(exponent) else ():
+        numerator = mp.nint(exponent.real * denominator)
+        if abs(exponent.real * denominator - numerator) < AGREE:
+            return mp.power(-base.real, exponent.real) * (-1) ** int(numerator)
     return mp.power(base, exponent)
 
 
 def is_real(value) -> bool:
-    return abs(value.imag) <= abs(value) * local().agree
+    return abs(value.imag) <= abs(value) * AGREE
 
 
 def close(left, right) -> bool:
-    return abs(left - right) <= max(abs(left), abs(right)) * local().agree
+    return abs(left - right) <= max(abs(left), abs(right)) * AGREE
 
 
 def walk(node: tuple):
@@ -567,24 +559,23 @@ def walk(node: tuple):
             yield from walk(child)
 
 
-WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}
-RANGES = ((7, 40), (20, 99), (1, 30), (-99, -7), (-99, 99), (1, 18), (40, 150), (-18, 18), (20, 130))
-
-
 def samples(left: tuple, right: tuple):
     """The two values at each point where both have one and both are real (or neither is): at least three points."""
-    nodes, mp = [*walk(left), *walk(right)], local().mp
+    nodes, mp, found = [*walk(left), *walk(right)], arithmetic(), 0
     names = sorted({node[1] for node in nodes if node[0] == "symbol"} - {"e", "i", "pi"})
-    whole = any(node[0] in WHOLE_ONLY or (node[0] == "^" and node[1][0] == "number" and node[1][1] < 0) for node in nodes)
+    negative_bases = (node for node in nodes if node[0] == "^" and node[1][0] == "number" and node[1][1] < 0)
+    whole = any(node[0] in WHOLE_ONLY for node in nodes) or any(negative_bases)
+    scale = 1 if whole else 7 if any(node[0] in ("floor", "ceil") for node in nodes) else 74
     generator = random.Random(2602)  # the same points every time
-    found = 0
     for low, high in (((1, 14),) * 14 if whole else RANGES) if names else ((0, 0),):
-        point = {name: mp.mpf(generator.randint(low, high) if whole else 2 * generator.randint(low, high) + 1) / (1 if whole else 74) for name in names}
+        numbers = [generator.randint(low, high) for _ in names]
+        point = {name: mp.mpf(n if whole else 2 * n + 1) / scale for name, n in zip(names, numbers)}
         try:
             pair = evaluate(left, point), evaluate(right, point)
-        except (ArithmeticError, ValueError) as problem:  # mpmath has a ValueError for a pole
-            if isinstance(problem, Undecided):
-                raise
+        except NeedsSympy:
+            raise
+        except (ArithmeticError, ValueError):  # a pole, or a value that is too large: other points will do
+            check_time()
             continue
         if not names or is_real(pair[0]) == is_real(pair[1]):
             found += 1
@@ -594,8 +585,8 @@ def samples(left: tuple, right: tuple):
 
 
 def same_value(left: tuple, right: tuple) -> bool:
-    if left[0] in ("number", "decimal") and right[0] in ("number", "decimal"):
-        return left[1] == right[1] or any(rounds(first, second[1]) for first, second in ((left, right), (right, left)))
+    if {left[0], right[0]} <= {"number", "decimal"} and left[1] == right[1]:
+        return True
     if INFINITY in (left, right) or negative(INFINITY) in (left, right):
         return False
     try:
@@ -608,29 +599,21 @@ def rounds(node: tuple, exact) -> bool:
     """True for a decimal of six digits or more to which an exact value without a finite decimal rounds, or is cut."""
     if node[0] != "decimal" or node[2] < 6:
         return False
-    mp = local().mp
-    exact = mp.mpf(exact.numerator) / exact.denominator if isinstance(exact, Fraction) else exact
-    scaled = exact * mp.mpf(10) ** 100
-    if not is_real(exact) or abs(scaled - mp.nint(scaled.real)) < abs(scaled) * local().agree or exact.real * node[1] <= 0:
-        return False
-    size = abs(evaluate(node, {}))
-    unit = mp.mpf(10) ** (mp.floor(mp.log10(size)) + 1 - node[2])
-    return -unit / 2 <= abs(exact) - size < unit
+    mp, shown = arithmetic(), evaluate(node, {})
+    scaled = abs(exact) * mp.mpf(10) ** 100
+    finite = abs(scaled - mp.nint(scaled)) < scaled * AGREE
+    unit = mp.mpf(10) ** (mp.floor(mp.log10(abs(shown))) + 1 - node[2])
+    return not finite and is_real(exact) and exact.real * shown > 0 and -unit / 2 <= abs(exact) - abs(shown) < unit
 
 
 def proportional(left: tuple, right: tuple, positive: bool) -> bool:
     """True if left = c * right at all points for one constant c, which is not zero, and positive on demand."""
-    first = None
-    for pair in samples(left, right):
-        if not pair[0] and not pair[1]:
-            continue
-        first = first or pair
-        if not all(pair) or not close(first[0] * pair[1], first[1] * pair[0]):
-            return False
-    return first is not None and (not positive or (first[0] / first[1]).real > 0)
+    pairs = [pair for pair in samples(left, right) if any(pair)]
+    if not pairs or not all(map(all, pairs)) or (positive and not (pairs[0][0] / pairs[0][1]).real > 0):
+        return False
+    return all(close(pairs[0][0] * pair[1], pairs[0][1] * pair[0]) for pair in pairs)
 
 
-# The shapes: lists, sets, intervals, relations, matrices.
 SETS = {",", "{}", "\\cup"}
 SHAPES = {"()", "[]", "(]", "[)", "\\cap", "\\setminus", ":", "row", "rows"}
 
@@ -655,23 +638,21 @@ def value_of(node: tuple) -> tuple:
 
 def as_interval(node: tuple) -> tuple:
     """5 < x as (5, infinity), -2 <= x < 7 as [-2, 7); others as they are. Inequalities were all turned to point right."""
-    operators = node[0].split(" ")
-    if not set(operators) <= {"<", "<="} or len(operators) > 2:
+    first, last = node[0].split(" ")[0], node[0].split(" ")[-1]
+    brackets = ("[" if first == "<=" else "(", "]" if last == "<=" else ")")
+    if not {first, last} <= {"<", "<="} or len(node) > 4:
         return node
-    opening, closing = "["[: operators[0] == "<="] or "(", "]"[: operators[-1] == "<="] or ")"
-    if len(operators) == 2:
-        return (opening + closing, node[1], node[3]) if node[2][0] == "symbol" else node
+    if len(node) == 4:
+        return (brackets[0] + brackets[1], node[1], node[3]) if node[2][0] == "symbol" else node
     if node[1][0] == "symbol":
-        return ("(" + closing, negative(INFINITY), node[2])
-    return (opening + ")", node[1], INFINITY) if node[2][0] == "symbol" else node
+        return ("(" + brackets[1], negative(INFINITY), node[2])
+    return (brackets[0] + ")", node[1], INFINITY) if node[2][0] == "symbol" else node
 
 
 def members(node: tuple) -> list[tuple]:
-    r"""The members of a list or set; each a \pm b is two of them, and each inequality an interval."""
-    found = []
-    for member in node[1:] if node[0] in SETS else [node]:
-        found += [signed(member, "\\pm"), signed(member, "\\mp")] if has_sign(member) else [member]
-    return found
+    r"""The members of a list or set, or the one that it is; each a \pm b is two of them."""
+    parts = node[1:] if node[0] in SETS else [node]
+    return [signed(part, plus) for part in parts for plus in (("\\pm", "\\mp") if has_sign(part) else ("\\pm",))]
 
 
 def has_sign(node: tuple) -> bool:
@@ -688,9 +669,9 @@ def signed(node: tuple, plus: str) -> tuple:
 def same(left: tuple, right: tuple) -> bool:
     """Equality of two trees: bring their shapes together, then compare member by member, then by value."""
     check_time()
+    heads = {left[0], right[0]}
     if left == right:
         return True
-    heads = {left[0], right[0]}
     if is_relation(left) and left[0] == right[0]:
         return same_relation(left, right)
     if is_relation(left) or is_relation(right):
@@ -701,15 +682,16 @@ def same(left: tuple, right: tuple) -> bool:
     if heads == {",", "()"}:
         return in_order(left, right)
     if heads & SETS or has_sign(left) or has_sign(right):
-        if "\\cup" in heads and heads <= {",", "\\cup"}:  # x < 1 or x > 2 is a list of two intervals
-            left, right = ((side[0], *(as_interval(value_of(member)) for member in side[1:])) for side in (left, right))
-        elif "\\cup" in heads:
-            return False
+        if "\\cup" in heads:
+            if not heads <= {",", "\\cup"}:
+                return False  # x < 1 or x > 2 is a list of two intervals
+            left, right = ((",", *(as_interval(value_of(part)) for part in side[1:])) for side in (left, right))
         rest = members(right)
         for member in members(left):
-            if not (partners := [candidate for candidate in rest if quietly(same, member, candidate)][:1]):
+            partner = next((candidate for candidate in rest if quietly(same, member, candidate)), None)
+            if partner is None:
                 return False
-            rest.remove(partners[0])
+            rest.remove(partner)
         return not rest
     if "percent" in heads and left[0] != right[0]:
         inner, other = (left[1], right) if left[0] == "percent" else (right[1], left)
@@ -741,78 +723,75 @@ def same_relation(left: tuple, right: tuple) -> bool:
         return True
     if left[0] not in ("=", "!=", "<", "<=") or any(child[0] in SETS | SHAPES for child in left[1:] + right[1:]):
         return False
-    positive = left[0] in ("<", "<=")
-    left, right = (combined("+", node[1], negative(node[2])) for node in (left, right))
-    return proportional(left, right, positive)
+    differences = [combined("+", node[1], negative(node[2])) for node in (left, right)]
+    return proportional(*differences, positive=left[0] in ("<", "<="))
 
 
 def compare(prediction: str, gold: str) -> tuple[bool, str]:
-    """The verdict on two bare answers, and the stage that decided."""
+    """The verdict on two bare answers, and what decided it."""
     left, right = sorted((bare(prediction), bare(gold)))  # one order, so that the relation is symmetric
-    if not left or not right:
+    if not words(left) or not words(right):
         return False, "no answer"
-    if left == right and words(left):
+    if left == right:
         return True, "text"
     if max(len(left), len(right)) > 4 * MAX_LENGTH:
         return False, "too long"
+    local.deadline = time.perf_counter() + IN_PROCESS_SECONDS
     try:
         left, right = normalise(left), normalise(right)
         if words(left) and words(left) == words(right):
             return True, "normal form"
-        trees = parse(left), parse(right)
-        local().deadline = time.perf_counter() + IN_PROCESS_SECONDS
         listed = THOUSANDS.search(left) or THOUSANDS.search(right)  # 1,234 may have been a list after all
-        return quietly(same, *trees) or (bool(listed) and same(parse(left, False), parse(right, False))), "value"
-    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as problem:
-        return False, f"{type(problem).__name__}: {problem}"
+        equal = quietly(same, parse(left), parse(right)) or (listed and same(parse(left, False), parse(right, False)))
+        return bool(equal), "value"
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        return False, f"not decided: {error}"
 
 
-# ---------------------------------------------------------------------------------------------- the worker with sympy
+# The worker with sympy, for integrals, limits and infinite sums.
 idle: list[subprocess.Popen] = []  # workers that wait for a question; one is taken out while it answers
 os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk to its parent's workers
 
 
 def start_worker() -> subprocess.Popen:
     command = [sys.executable, os.path.abspath(__file__), "--worker"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def stop_worker(worker: subprocess.Popen) -> None:
-    worker.kill()
-    worker.wait()
-    worker.stdout.close()
-    with contextlib.suppress(OSError):
-        worker.stdin.close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(command, **pipes, text=True)
+    worker.is_ready = False  # until it has said that sympy is imported
+    return worker
 
 
 @atexit.register
-def stop_workers() -> None:
-    while idle:
-        stop_worker(idle.pop())
+def stop_workers(workers: list[subprocess.Popen] = idle) -> None:
+    while workers:
+        worker = workers.pop()
+        worker.kill()
+        with contextlib.suppress(OSError):
+            worker.communicate()  # closes the pipes, and leaves no zombie
 
 
 def ask_sympy(left: tuple, right: tuple) -> bool:
     """Sympy's verdict, from a worker that is killed, and replaced, if it comes too late. Raises Undecided."""
-    worker = idle.pop() if idle else start_worker()
-    if worker.poll() is not None:
-        stop_worker(worker)
-        worker = start_worker()
-    answer = ""
-    try:
+    worker, answer = idle.pop() if idle else start_worker(), ""
+    with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
+        selector.register(worker.stdout, selectors.EVENT_READ)
+        due = local.deadline + VERDICT_SECONDS - IN_PROCESS_SECONDS
+        if not worker.is_ready:
+            if not selector.select(max(0, due - time.perf_counter())):
+                idle.append(worker)  # not killed: it only has to import sympy once
+                raise Undecided("sympy is not imported yet")
+            worker.is_ready = bool(worker.stdout.readline())
         worker.stdin.write(json.dumps([left, right], default=str) + "\n")
         worker.stdin.flush()
-        with selectors.DefaultSelector() as selector:
-            selector.register(worker.stdout, selectors.EVENT_READ)
-            if selector.select(local().deadline - time.perf_counter() + VERDICT_SECONDS - IN_PROCESS_SECONDS):
-                answer = worker.stdout.readline()
-    except OSError:
-        pass  # the worker died
-    if answer:
-        idle.append(worker)
-        return answer.strip() == "true"
-    stop_worker(worker)
-    idle.append(start_worker())
-    raise Undecided("sympy found nothing in time")
+        if selector.select(max(0, due - time.perf_counter())):
+            answer = worker.stdout.readline()
+    if not answer:
+        stop_workers([worker])
+        worker = start_worker()
+    idle.append(worker)
+    if not answer:
+        raise Undecided("sympy found nothing in time")
+    return answer.strip() == "true"
 
 
 def serve() -> None:
@@ -821,14 +800,15 @@ def serve() -> None:
 
     import sympy
 
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # where the system knows no such limit
         resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
+    print("ready", flush=True)
     for line in sys.stdin:
         try:
             left, right = (to_sympy(node, sympy) for node in json.loads(line))
             difference = sympy.simplify((left - right).doit())
             equal = difference == 0 or (not difference.free_symbols and abs(sympy.N(difference, 30)) < 1e-25)
-        except Exception:  # whatever sympy raises, the answer is that it has found no equality
+        except Exception:  # whatever sympy raises, it has found no equality
             equal = False
         print(json.dumps(bool(equal)), flush=True)
 
@@ -838,15 +818,18 @@ def to_sympy(node: list, sympy):
     if head in ("number", "decimal"):
         return sympy.Rational(*Fraction(rest[0]).as_integer_ratio())
     if head == "symbol":
-        return {"e": sympy.E, "pi": sympy.pi, "i": sympy.I, "infinity": sympy.oo}.get(rest[0]) or sympy.Symbol(rest[0], real=True)
+        constants = {"e": sympy.E, "pi": sympy.pi, "i": sympy.I, "infinity": sympy.oo}
+        return constants.get(rest[0], sympy.Symbol(rest[0], real=True))
     parts = [to_sympy(child, sympy) for child in rest]
     if head in ("integral", "sum", "prod"):
         return {"integral": sympy.Integral, "sum": sympy.Sum, "prod": sympy.Product}[head](parts[0], tuple(parts[1:]))
-    build = {"+": sympy.Add, "*": sympy.Mul, "/": lambda top, bottom: top / bottom, "^": sympy.Pow, "limit": sympy.limit}
-    return build[head](*parts) if head in build else getattr(sympy, {"fabs": "Abs", "ceil": "ceiling"}.get(head, head))(*parts)
+    if head == "/":
+        return parts[0] / parts[1]
+    names = {"+": "Add", "*": "Mul", "^": "Pow", "fabs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
+    return getattr(sympy, names.get(head, head))(*parts)
 
 
-# ---------------------------------------------------------------------------------------------------------- interface
+# The interface.
 def is_equivalent(prediction: str, gold: str) -> bool:
     r"""True if two bare answers, which may carry $..$ or \boxed{}, mean the same. Never raises.
 
@@ -867,51 +850,51 @@ def rewards(texts: list[str], golds: list[str]) -> list[float]:
     pairs, scores, start = list(zip(texts, golds, strict=True)), [], time.perf_counter()
     while len(scores) < len(pairs) and (time.perf_counter() < start + BATCH_SECONDS or len(pairs) - len(scores) < 200):
         scores.append(reward(*pairs[len(scores)]))
-    rest = pairs[len(scores) :]
-    if rest:
-        count = os.cpu_count() or 1
-        size = -(-len(rest) // count)
-        with ThreadPoolExecutor(count) as threads:
-            for part in threads.map(batch, [rest[at : at + size] for at in range(0, len(rest), size)]):
-                scores += part
+    rest, count = pairs[len(scores) :], os.cpu_count() or 1
+    size = -(-len(rest) // count) or 1
+    with ThreadPoolExecutor(count) as threads:  # a thread starts with its first task only
+        for part in threads.map(batch, [rest[at : at + size] for at in range(0, len(rest), size)]):
+            scores += part
     return scores
 
 
 def batch(pairs: list[tuple[str, str]]) -> list[float]:
     try:
         command = [sys.executable, os.path.abspath(__file__), "--rewards"]
-        limit = 10 + VERDICT_SECONDS * len(pairs)
-        return json.loads(subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, timeout=limit, check=True).stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):  # no process to be had: do it here
+        options = {"capture_output": True, "text": True, "timeout": 10 + len(pairs), "check": True}
+        return json.loads(subprocess.run(command, input=json.dumps(pairs), **options).stdout)
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):  # no such process can be had: do it here
         return [reward(*pair) for pair in pairs]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Extract an answer, compare it with the gold answer, and say what decided.")
-    parser.add_argument("cases", nargs="?", help="JSONL file with gold, pred and, for a model's output, pred_kind = output")
+    parser = argparse.ArgumentParser(description="Extract an answer, compare it with the gold one, say what decided.")
+    parser.add_argument("cases", nargs="?", help="JSONL file of rows with gold, pred and, optionally, pred_kind")
     parser.add_argument("--gold", help="the gold answer")
     parser.add_argument("--text", help="a model's output")
     options = parser.parse_args()
-    if options.cases is None and None not in (options.gold, options.text):
-        answer = extract_answer(options.text)
-        verdict, stage = compare(answer, options.gold)
-        print(f"answer:      {answer}\nnormal form: {normalise(bare(answer))}\ngold:        {normalise(bare(options.gold))}")
-        print(f"verdict:     {'equal' if verdict else 'not equal'}, decided by: {stage}")
-    elif options.cases is not None and options.gold is options.text is None:
-        try:
-            with open(options.cases, encoding="utf-8") as lines:
-                for number_of_line, line in enumerate(lines, 1):
-                    row = json.loads(line)
-                    gold, pred = str(row["gold"]), str(row["pred"])
-                    answer = extract_answer(pred) if row.get("pred_kind") == "output" else pred
-                    verdict, stage = compare(answer, gold)
-                    print(json.dumps({"gold": gold, "answer": answer, "equal": verdict, "stage": stage}))
-        except OSError as problem:
-            sys.exit(f"verify.py: cannot read {options.cases}: {problem.strerror}")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            sys.exit(f"verify.py: {options.cases}, line {number_of_line}: not an object with gold and pred")
-    else:
+    if (options.cases is None) == (options.text is None) or (options.gold is None) != (options.text is None):
         parser.error("give either a JSONL file or both --gold and --text")
+    if options.cases is None:
+        answer = extract_answer(options.text)
+        equal, stage = compare(answer, options.gold)
+        print(f"extracted answer: {answer}\nits normal form:  {normalise(bare(answer))}")
+        print(f"that of the gold: {normalise(bare(options.gold))}")
+        print(f"verdict:          {'equal' if equal else 'not equal'}, decided by: {stage}")
+        return
+    count = 0
+    try:
+        with open(options.cases, encoding="utf-8") as lines:
+            for count, line in enumerate(lines, 1):  # noqa: B007
+                row = json.loads(line)
+                gold, prediction = str(row["gold"]), str(row["pred"])
+                answer = extract_answer(prediction) if row.get("pred_kind") == "output" else prediction
+                equal, stage = compare(answer, gold)
+                print(json.dumps({"gold": gold, "answer": answer, "equal": equal, "stage": stage}))
+    except OSError as problem:
+        sys.exit(f"verify.py: cannot read {options.cases}: {problem.strerror}")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        sys.exit(f"verify.py: {options.cases}, line {count}: not an object with gold and pred")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def measure(name: str, judge, cases: list[dict]) -> None:
     for source, (count, positives, negatives) in sorted(wrong.items(), key=lambda item: (item[0] == "all", item[0])):
         print(f"{source:24}{count:7}{1 - (positives + negatives) / count:10.2%}{positives:11}{negatives:11}")
     ordered = sorted(seconds)
-    print(f"{len(cases) / sum(seconds):.0f} cases/s in one thread; a verdict takes {statistics.median(ordered) * 1e3:.3f} ms in the median, ", end="")
+    print(
+        f"{len(cases) / sum(seconds):.0f} cases/s in one thread; a verdict takes {statistics.median(ordered) * 1e3:.3f} ms in the median, ",
+        end="",
+    )
     print(f"{ordered[int(0.99 * len(ordered))] * 1e3:.1f} ms at p99, {ordered[-1] * 1e3:.1f} ms at most")
 
 
@@ -87,7 +90,9 @@ def hostile(cases: list[dict]) -> None:
                 wrong += bool(verdict) and row["truly_equal"] is False
         executed = len(os.listdir("."))
         os.chdir(home)
-    print(f"\n{len(cases)} hostile strings, as output and as answer: {executed} executed, {wrong} wrong, the slowest verdict {slowest:.2f} s")
+    print(
+        f"\n{len(cases)} hostile strings, as output and as answer: {executed} executed, {wrong} wrong, the slowest verdict {slowest:.2f} s"
+    )
 
 
 def resident() -> float:
@@ -105,18 +110,30 @@ def soak(cases: list[dict], checks: int) -> None:
     generator, memory, start = random.Random(0), [], time.perf_counter()
     for number in range(checks):
         row = generator.choice(cases)
-        verify.reward(row.get("text", row.get("pred")) + " " * (number % 7), f"{row['gold']} + {number}" if number % 2 else row["gold"])
+        verify.reward(
+            row.get("text", row.get("pred")) + " " * (number % 7),
+            f"{row['gold']} + {number}" if number % 2 else row["gold"],
+        )
         if number % (checks // 10) == checks // 10 - 1:
             memory.append(resident())
     slope = (memory[-1] - memory[2]) / (0.7 * checks) * 1000
-    print(f"\n{checks} mixed checks in {time.perf_counter() - start:.0f} s; resident MiB after each tenth: {', '.join(f'{size:.1f}' for size in memory)}")
+    print(
+        f"\n{checks} mixed checks in {time.perf_counter() - start:.0f} s; resident MiB after each tenth: {', '.join(f'{size:.1f}' for size in memory)}"
+    )
     print(f"growth after the first three tenths: {slope:.4f} MiB in 1000 checks")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure verify.py, beside Math-Verify, on labelled pairs and hostile text.")
+    parser = argparse.ArgumentParser(
+        description="Measure verify.py, beside Math-Verify, on labelled pairs and hostile text."
+    )
     parser.add_argument("--pairs", type=Path, default=SHARED / "dev.jsonl", help="JSONL file of labelled pairs")
-    parser.add_argument("--hostile", type=Path, default=SHARED / "hostile_dev.jsonl.gz", help="JSONL file of hostile strings, may be gzipped")
+    parser.add_argument(
+        "--hostile",
+        type=Path,
+        default=SHARED / "hostile_dev.jsonl.gz",
+        help="JSONL file of hostile strings, may be gzipped",
+    )
     parser.add_argument("--soak", type=int, default=100_000, help="checks of the soak, 0 for none (default: 100000)")
     parser.add_argument("--no-peer", action="store_true", help="leave Math-Verify out")
     options = parser.parse_args()

@@ -24,9 +24,8 @@ def needs(path: Path):
 
 
 def rows(path: Path) -> list[dict]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-    with opened as lines:
-        return [json.loads(line) for line in lines]
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in content.decode().splitlines()]
 
 
 EQUAL = r"""
@@ -41,8 +40,8 @@ thousands       | 1,234,567 = 1234567 | 27{,}000 = 27000 | 11,\! 111,\! 100 = 11
 decimals        | 0.5 = 1/2 | .5 = 0.50 | 1.41421 = \sqrt{2} | 0.333333 = \frac13 | 0.666666 = 2/3 | 5. = 5 | 004 = 4
 repeating       | 0.\overline{3} = 1/3 | 0.1\overline{6} = \frac16 | 0.333... = 1/3 | 1.\overline{09} = 12/11
 complex         | 7i-2 = -2+7i | \frac{1+i}{2} = 0.5+0.5i | e^{i\pi} = -1 | \sqrt{-1} = i
-algebra         | (x+1)^2 = x^2+2x+1 | \frac{x^2-1}{x-1} = x+1 | \frac{1}{\sqrt2+1} = \sqrt2-1 | 2^{n+1} = 2\cdot2^n | n! = n(n-1)!
-functions       | \sin^2 x+\cos^2 x = 1 | \log_2 8 = 3 | \sin^{-1} 1 = \frac\pi2 | \ln e^2 = 2 | \binom n2 = n(n-1)/2 | \lfloor 3.7 \rfloor = 3 | |x-1| = |1-x|
+algebra         | (x+1)^2 = x^2+2x+1 | \frac{x^2-1}{x-1} = x+1 | \frac{1}{\sqrt2+1} = \sqrt2-1 | 2^{n+1} = 2\cdot2^n | n! = n(n-1)! | 2^{2^n}+1 = 1+2^{2^n} | 4^n+1 = 2^{2n}+1
+functions       | \sin^2 x+\cos^2 x = 1 | \log_2 8 = 3 | \sin^{-1} 1 = \frac\pi2 | \ln e^2 = 2 | \binom n2 = n(n-1)/2 | \lfloor 3.7 \rfloor = 3 | |x-1| = |1-x| | \lceil \frac n2 \rceil = -\lfloor -n/2 \rfloor
 roots           | \sqrt[3]{-8} = -2 | (-8)^{1/3} = -2 | \sqrt{768} = 16\sqrt3 | \sqrt{x^2} = |x|
 inequalities    | x > 5 : 5 < x | x >= 5 : x \geq 5 | 2x > 4 : x > 2 | x \ne 3 : 3 \neq x | -2 \le x < 7 : 7 > x \ge -2
 intervals       | x > 5 : (5,\infty) | x \in [-2,7] : -2 \le x \le 7 | (0,1] \cup [2,3) : [2,3) \cup (0,1] | x<1 \text{ or } x>2 : (2,\infty) \cup (-\infty,1)
@@ -50,23 +49,23 @@ lists           | 1,2,3 = 3, 1, 2 | 1 \text{ and } 3 = 3,1 | \{1,2\} = 2,1 | 21,
 tuples          | (1,2) = (1.0, 2) | (1, \frac92) = (1, 4.5) | 1,2 = (1,2) | \left(0, -6\right) = (0,-6)
 equations       | y=2x+3 : 2y = 4x+6 | 5x-7y+4=0 : -5x+7y-4=0 | y=2x+3 : y-2x-3=0 | 0 = x-5 : x = 5
 prefixes        | x=5 : 5 | k = \frac13 : 1/3 | f(x)=x^2 : x^2 | (x,y)=(1,2) : (1,2) | |AB|=1 : 1 | A:B=1 : 1 | x=2, y=3 : 2,3 | x = \frac13 \approx 0.33 : 1/3
-matrices        | \begin{pmatrix}0.5&1\\2&3\end{pmatrix} = \begin{bmatrix}\frac12&1\\2&3\end{bmatrix}
+matrices        | \begin{pmatrix}0.5&1\\2&3\end{pmatrix} = \begin{bmatrix}\frac12&1\\2&3\end{bmatrix} | \begin{pmatrix}1 \\ 2\end{pmatrix}+\begin{pmatrix}3 \\ 4\end{pmatrix} = \begin{pmatrix} 4 \\ 6 \\ \end{pmatrix}
 bases           | 52_8 = 52_{8} | 52_8 = 52
 text            | \text{even} = even | Tuesday = tuesday | \textbf{(C)} = C | (C) = C | \text{E} = E
 ratios          | 11:21 = 11:21 | V_1:V_2=11:21 : 11:21
 sums            | \sum_{k=1}^{10} k = 55 | \sum_{k=1}^{n} k = \frac{n(n+1)}{2}
-wrapping        | $\frac{1}{2}$ = 0.5 | \boxed{3} = 3 | \(3\) = 3 | \left(3\right) = 3 | \dfrac12 = \tfrac{1}{2} | Therefore $x \geq 5$ is it. = x>=5
+wrapping        | $\frac{1}{2}$ = 0.5 | \boxed{3} = 3 | \(3\) = 3 | \left(3\right) = 3 | \dfrac12 = \tfrac{1}{2} | \[3\] = 3 | \approx 3.5 = 3.5 | Therefore $x \geq 5$ is it. = x>=5
 special         | \infty = +\infty | -\infty = -\infty | \emptyset = \varnothing
 """
 DIFFERENT = r"""
 factorials      | 1/2006! = 1/2004! | 100000!+1 = 100000! | n! = n
 tiny and huge   | 2^{-98} = 2^{-99} | 1.39e-10 = -1.39e-10 | 2^{2^{40}}+1 = 2^{2^{40}} | 1e500 = 1e400 | 10^{100}+1 = 10^{100} | (1+x)^{5000}+1 = (x+1)^{5000}
-numbers         | 4200 = 42 | 0.42 = 42 | 42i = 42 | 2x = 2 | 1/3 = 0.33 | \pi = 3.14 | 1 = 1.0001 | 1.5.2 = 1.52 | 3 4 = 12 | 2\frac12 = 1 | 1.414214 = 1.414213
+numbers         | 4200 = 42 | 0.42 = 42 | 42i = 42 | 2x = 2 | 1/3 = 0.33 | \pi = 3.14 | 1 = 1.0001 | 1.5.2 = 1.52 | 3 4 = 12 | 2\frac12 = 1 | 1.414214 = 1.414213 | \frac{1}{23} = \frac{12}{3} | 1 2 = 12 | 2^{1}3 = 2^{13}
 inequalities    | >42 : 42 | \neq 42 : 42 | x<42 : 42 | x<5 : x>5 | x<5 : x\le 5 | -x<5 : x<-5 | x<5 : (-\infty,5]
 intervals       | (0,1] = [0,1] | (-\infty,2)\cup(3,\infty) = (-\infty,2) | -[0,1) = 1
 lists           | 1,2 = 1 | 1,2 = 1,2,2 | 1,2 = 1,3 | \pm 2 = 2 | 42 \text{ or } 43 = 42 | (1,2) = (2,1) | \{1,2\} = (1,2) | (1,2) = (1,2,3) | [1,2] = (1,2)
 equations       | y=2x+3 : y=2x+4 | y=-2x : y=2x | 7=11a+c : 11a+c | 2x+z=1 : 1 | x^2=4 : x=2 | x=2,y=3 : x=3,y=2
-symbols         | x = X | AB = ab | x = y | f(2x) = f(x) | |x| = x | \lfloor x \rfloor = x | \sin x = \cos x | I(0)e^{-t} = I(0)e^{t} | (-1)^n = 1
+symbols         | x = X | AB = ab | x = y | f(2x) = f(x) | |x| = x | \lfloor x \rfloor = x | \sin x = \cos x | \lfloor \frac{n-1}{2} \rfloor = \lfloor \frac{n-1}{3} \rfloor | 2sinx = 2 | 2 sinx = 2 | I(0)e^{-t} = I(0)e^{t} | (-1)^n = 1
 text            | even = odd | A = B | \text{any number, e.g. } 42 = 42 | 4 \text{ or more} = 4 | None = 0 | \emptyset = 0
 bases           | 52_8 = 42 | 52_8 = 52_7 | 1112112_3 = 1112122_3
 special         | \infty = 42 | \infty = -\infty | 1/0 = 42 | x/x = 42 | \log(0) = 42 | 12:00 = 1:00
@@ -124,13 +123,25 @@ def test_extract(text, answer):
 
 def test_reward_is_a_float_and_needs_an_answer():
     assert reward(r"so \boxed{\frac{2}{4}}", "0.5") == 1.0 and isinstance(reward("x", "y"), float)
-    for text, gold in (("", ""), (r"\boxed{}", ""), (None, None), ("no answer here at all", "None"), (r"\boxed{}", r"\boxed{}")):
+    for text, gold in (
+        ("", ""),
+        (r"\boxed{}", ""),
+        (None, None),
+        ("no answer here at all", "None"),
+        (r"\boxed{}", r"\boxed{}"),
+    ):
         assert reward(text, gold) == 0.0
 
 
-@pytest.mark.parametrize("nothing", [None, "", "  \n", "\0", "4\x002", r"\boxed{}", "$$", r"\text{}", 42, b"42", float("nan")])
+@pytest.mark.parametrize(
+    "nothing", [None, "", "  \n", "\0", "4\x002", r"\boxed{}", "$$", r"\text{}", 42, b"42", float("nan")]
+)
 def test_nothing_equals_nothing(nothing):
-    assert is_equivalent(nothing, nothing) is False and is_equivalent(nothing, "42") is False and is_equivalent("42", nothing) is False
+    assert (
+        is_equivalent(nothing, nothing) is False
+        and is_equivalent(nothing, "42") is False
+        and is_equivalent("42", nothing) is False
+    )
 
 
 def test_normalise_is_idempotent_on_its_own_output():
@@ -169,7 +180,7 @@ def children() -> list[str]:
 
 def settled(left, right) -> bool:
     """The verdict once a worker is warm: the first question may find sympy still being imported."""
-    return any(is_equivalent(left, right) for _ in range(4))
+    return any(is_equivalent(left, right) for _ in range(6))
 
 
 def test_sympy_decides_integrals_limits_and_series():
@@ -238,14 +249,23 @@ def test_big_batches_go_to_processes_and_keep_their_order(monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------- the command line
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, str(ROOT / "verify.py"), *arguments], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "verify.py"), *arguments], capture_output=True, text=True, timeout=60, **options
+    )
 
 
 def test_command_line(tmp_path):
     shown = command("--gold", r"\frac{1}{2}", "--text", r"So \boxed{0.5}.")
-    assert shown.returncode == 0 and "0.5" in shown.stdout and r"\frac{1}{2}" in shown.stdout and "equal, decided by: value" in shown.stdout
+    assert (
+        shown.returncode == 0
+        and "0.5" in shown.stdout
+        and r"\frac{1}{2}" in shown.stdout
+        and "equal, decided by: value" in shown.stdout
+    )
     cases = tmp_path / "cases.jsonl"
-    cases.write_text('{"gold": "2", "pred": "1+1"}\n{"gold": "2", "pred": "it is \\\\boxed{3}", "pred_kind": "output"}\n')
+    cases.write_text(
+        '{"gold": "2", "pred": "1+1"}\n{"gold": "2", "pred": "it is \\\\boxed{3}", "pred_kind": "output"}\n'
+    )
     verdicts = [json.loads(line) for line in command(str(cases)).stdout.splitlines()]
     assert [(verdict["equal"], verdict["answer"]) for verdict in verdicts] == [(True, "1+1"), (False, "3")]
 
@@ -283,10 +303,30 @@ def test_bombs_are_bounded_and_wrong(bomb, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("unit", [" ", "$", "a $x ", r"\boxed{", r"\boxed{1},", "{", "}", "answer is ", "#### 1\n", "answer ", "is ", r"\(", r"\[ ", "and ", "1,", "x. So it is 3. "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        " ",
+        "$",
+        "a $x ",
+        r"\boxed{",
+        r"\boxed{1},",
+        "{",
+        "}",
+        "answer is ",
+        "#### 1\n",
+        "answer ",
+        "is ",
+        r"\(",
+        r"\[ ",
+        "and ",
+        "1,",
+        "x. So it is 3. ",
+    ],
+)
 def test_extraction_from_a_megabyte_is_quick(unit):
-    text = unit * (10**6 // len(unit))
-    for text in (text, r"\boxed{" + text, text + " The answer is 5", text + r"\boxed{5}"):
+    long = unit * (10**6 // len(unit))
+    for text in (long, r"\boxed{" + long, long + " The answer is 5", long + r"\boxed{5}"):
         start = time.process_time()
         extract_answer(text)
         assert time.process_time() - start < 0.15  # 0.05 on a quiet machine
@@ -297,7 +337,12 @@ def test_extraction_from_a_megabyte_is_quick(unit):
 def test_accuracy_on_labelled_pairs():
     cases = rows(SHARED / "verify_cases" / "dev.jsonl")
     start = time.process_time()
-    verdicts = [reward(row["pred"], row["gold"]) == 1.0 if row["pred_kind"] == "output" else is_equivalent(row["pred"], row["gold"]) for row in cases]
+    verdicts = [
+        reward(row["pred"], row["gold"]) == 1.0
+        if row["pred_kind"] == "output"
+        else is_equivalent(row["pred"], row["gold"])
+        for row in cases
+    ]
     assert len(cases) / (time.process_time() - start) > 500  # 1000 on a quiet machine
     right = sum(verdict == row["expected"] for verdict, row in zip(verdicts, cases))
     accepted = sum(verdict and not row["expected"] for verdict, row in zip(verdicts, cases))
@@ -318,7 +363,12 @@ def test_hostile_file(tmp_path, monkeypatch):
 @needs(SHARED / "data")
 def test_every_gold_answer_equals_itself():
     golds = {str(row["answer"]) for path in sorted((SHARED / "data").glob("*.jsonl")) for row in rows(path)} - {""}
-    failed = [gold for gold in golds if not is_equivalent(gold, gold) or reward(rf"We see that it is $\boxed{{{gold}}}$, which was asked for.", gold) != 1.0]
+    failed = [
+        gold
+        for gold in golds
+        if not is_equivalent(gold, gold)
+        or reward(rf"We see that it is $\boxed{{{gold}}}$, which was asked for.", gold) != 1.0
+    ]
     assert len(golds) > 5000 and not failed
 
 
