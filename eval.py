@@ -19,7 +19,9 @@ import sys
 from dataclasses import dataclass
 from math import comb
 
+# Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from tqdm import tqdm

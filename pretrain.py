@@ -17,11 +17,13 @@ import argparse
 import itertools
 import json
 import math
+import os
 import random
 import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve each other
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm

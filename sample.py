@@ -12,9 +12,9 @@ import os
 import sys
 from dataclasses import dataclass, fields, replace
 
-os.environ.setdefault(
-    "PYTORCH_ENABLE_MPS_FALLBACK", "1"
-)  # Apple's GPU has no gamma sampler: that one op runs on the CPU
+# Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 

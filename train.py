@@ -23,7 +23,9 @@ import sys
 import time
 from pathlib import Path
 
+# Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from tqdm import tqdm
 
@@ -165,7 +167,9 @@ def train(c: config.Config) -> None:
         metrics |= measure(rollout, rewards, asked, texts)
         metrics |= {"seconds/rollout": sampled - started, "seconds/update": time.perf_counter() - sampled}
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-            every = max(1, len(held) // c.eval_problems)  # spread over all: Countdown's first problems are its commonest
+            every = max(
+                1, len(held) // c.eval_problems
+            )  # spread over all: Countdown's first problems are its commonest
             summary = evaluate(policy, held[::every][: c.eval_problems])
             metrics |= {f"eval/{name}": value for name, value in summary.items() if isinstance(value, float)}
         log.metrics(metrics)

@@ -422,7 +422,7 @@ def test_countdown_is_asked_as_it_is_and_a_plain_model_in_plain_words(tmp_path):
         tasks.render("Why?", vocabulary, "poem")
 
 
-@pytest.mark.parametrize("template", ["raw", "plain", "chat"])
+@pytest.mark.parametrize("template", ["raw", "plain"])
 def test_a_begin_of_text_token_is_placed_once(template, tmp_path):
     vocabulary = byte_level(tmp_path, "<|begin|>", "<|im_start|>", "<|im_end|>")
     without = tasks.render("Why?", vocabulary, template)

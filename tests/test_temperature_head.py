@@ -120,7 +120,7 @@ def test_act_draws_from_the_policy(gate, alpha, beta):
     torch.testing.assert_close(action.log_prob, head.log_prob(hidden, action))
     expected = opens * (0.2 + 1.6 * alpha / (alpha + beta)) + (1 - opens) * 0.77
     assert float(action.temperature.mean()) == pytest.approx(expected, abs=0.02)
-    assert float(head.mean_temperature(hidden, previous)[0]) == pytest.approx(expected, abs=1e-5)
+    assert head.mean_temperature(hidden, previous)[0].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_change_and_z_are_independent_draws():

@@ -206,6 +206,28 @@ def test_a_worker_that_died_is_replaced():
     assert settled(r"\int_0^1 x dx", "1/2")
 
 
+ORPHAN = r"""
+import os, threading, time, verify
+started, start = [], verify.start_worker
+verify.start_worker = lambda: started.append(start()) or started[-1]
+while not verify.is_equivalent(r"\int_0^1 x dx", "1/2"):
+    pass
+threading.Thread(target=verify.is_equivalent, args=(r"\int_0^1 x^{x^x} dx", "42")).start()
+time.sleep(0.1)
+print(*[worker.pid for worker in started], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc to look into")
+def test_a_busy_worker_does_not_outlive_its_parent():
+    pids = subprocess.run([sys.executable, "-c", ORPHAN], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    end = time.perf_counter() + 10
+    while time.perf_counter() < end and any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        time.sleep(0.1)
+    assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
 def test_threads():
     verdicts = {}
 
