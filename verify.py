@@ -210,7 +210,7 @@ SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(?<![\d.])(\d{0,30})\.(\d{0,30})\\overline\s*\{(\d{1,30})\}", repeating_decimal),
     (r"(?<![\d.])(\d{0,30})\.(\d{0,6}?)(\d{1,6}?)\3{2,30}\.\.\.", repeating_decimal),
 )]  # fmt: skip
-PLAIN, SPACED_NUMBER = re.compile(r"(?!.*\.\.)[\d+\-*/().]*"), re.compile(r"-?\d{1,3}( \d{3})+(\.\d+)?")
+PLAIN, SPACED_NUMBER = re.compile(r"(?!.*\.\.)(?=.*\d)[\d+\-*/().]*"), re.compile(r"-?\d{1,3}( \d{3})+(\.\d+)?")
 
 
 def normalise(text: str) -> str:
@@ -591,8 +591,8 @@ def samples(left: tuple, right: tuple):
 
 
 def same_value(left: tuple, right: tuple) -> bool:
-    if {left[0], right[0]} <= {"number", "decimal"} and left[1] == right[1]:
-        return True
+    if left[0] == right[0] in ("number", "decimal"):
+        return left[1] == right[1]
     if INFINITY in (left, right) or negative(INFINITY) in (left, right):
         return False
     try:
@@ -736,7 +736,8 @@ def same_relation(left: tuple, right: tuple) -> bool:
 def compare(prediction: str, gold: str) -> tuple[bool, str]:
     """The verdict on two bare answers, and what decided it."""
     left, right = sorted((bare(prediction), bare(gold)))  # one order, so that the relation is symmetric
-    if not words(left) or not words(right):
+    is_arithmetic = PLAIN.fullmatch(left + right)  # the quick way, for the many answers that are numbers
+    if not left or not right or not (is_arithmetic or (words(left) and words(right))):
         return False, "no answer"
     if left == right:
         return True, "text"
@@ -745,7 +746,7 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
     local.deadline = time.perf_counter() + IN_PROCESS_SECONDS
     try:
         left, right = normalise(left), normalise(right)
-        if words(left) and words(left) == words(right):
+        if not is_arithmetic and words(left) and words(left) == words(right):
             return True, "normal form"
         listed = THOUSANDS.search(left) or THOUSANDS.search(right)  # 1,234 may have been a list after all
         equal = quietly(same, parse(left), parse(right)) or (listed and same(parse(left, False), parse(right, False)))
@@ -887,6 +888,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="?", help="JSONL file of rows with gold, pred and, optionally, pred_kind")
     parser.add_argument("--gold", help="the gold answer")
     parser.add_argument("--text", help="a model's output")
+    parser.error = lambda message: sys.exit(f"verify.py: {message}")
     options = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # a model's text may hold what no terminal can show
     if (options.cases is None) == (options.text is None) or (options.gold is None) != (options.text is None):

@@ -136,6 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--soak", type=int, default=100_000, help="checks of the soak, 0 for none (default: 100000)")
     parser.add_argument("--no-peer", action="store_true", help="leave Math-Verify out")
+    parser.error = lambda message: sys.exit(f"verify_bench.py: {message}")
     options = parser.parse_args()
     if 0 < options.soak < 10 or options.soak < 0:
         parser.error("--soak takes 0 or at least 10 checks")

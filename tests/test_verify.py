@@ -299,7 +299,10 @@ def test_a_users_mistake_is_one_line(tmp_path, content):
         cases.write_text(content)
     failed = command(str(cases))
     assert failed.returncode != 0 and "Traceback" not in failed.stderr and len(failed.stderr.strip().splitlines()) == 1
-    assert command("--gold", "1").returncode != 0 and "--text" in command("--help").stdout
+    failed = command("--gold", "1")
+    assert (
+        failed.returncode != 0 and len(failed.stderr.strip().splitlines()) == 1 and "--text" in command("--help").stdout
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- hostile text

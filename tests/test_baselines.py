@@ -1,0 +1,148 @@
+"""baselines.py: each fixed rule against its formula worked out by hand, behind the interface of the learned policy."""
+
+import math
+
+import pytest
+import torch
+
+import baselines
+import temperature_head
+from baselines import EAD, EDT, Fixed
+
+
+def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
+    logits = torch.zeros(rows, 5) if logits is None else logits
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    action = policy.act(None, torch.full((len(logits),), 0.4), logits=logits, step=step, generator=generator)
+    assert all(field.shape == (len(logits),) for field in action)
+    assert action.temperature.dtype == torch.float32 and action.changed.dtype == torch.bool
+    assert not action.log_prob.any(), "nothing is sampled, so nothing has a probability"
+    assert torch.equal(generator.get_state(), state)
+    return action.temperature.tolist()
+
+
+# ---- fixed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0, 2.5])
+def test_fixed_is_the_same_for_every_token(tau):
+    for step in (0, 1, 500):
+        assert temperatures(Fixed(tau), step=step) == pytest.approx([tau] * 3)
+    assert Fixed(tau).tau_initial == tau
+
+
+@pytest.mark.parametrize("tau", [-0.1, -math.inf, math.nan])
+def test_impossible_temperatures_are_refused(tau):
+    with pytest.raises(ValueError, match="temperature"):
+        Fixed(tau)
+
+
+# ---- EAD: tau_t = max(1 + tau_max - exp(t / d_s), tau_min), one unit of d_s is 20 tokens -----------------------------
+
+
+@pytest.mark.parametrize(
+    "step, training_step, expected",
+    [
+        (0, 0, 1.0),  # the first ten tokens
+        (9, 0, 1.0),
+        (10, 0, 1.17980),  # 2.2 - exp(10 / 500)
+        (100, 0, 0.97860),  # 2.2 - exp(0.2)
+        (250, 0, 0.55128),  # 2.2 - exp(0.5)
+        (371, 0, 0.1),  # 2.2 - exp(0.742) = 0.0998, below the floor
+        (370, 0, 0.10406),
+        (10_000_000, 0, 0.1),  # no overflow
+        (250, 5, 0.91597),  # d_s = 25 + 25: 2.2 - exp(250 / 1000)
+        (800_000, 7_995, 0.1),  # 2.2 - e < 0
+        (400_000, 7_995, 0.55128),  # d_s = 40000 exactly: 2.2 - exp(0.5)
+        (400_000, 1_000_000, 0.55128),  # and it grows no further
+    ],
+)
+def test_ead_by_hand(step, training_step, expected):
+    policy = EAD()
+    policy.training_step = training_step
+    assert temperatures(policy, step=step) == pytest.approx([expected] * 3, abs=1e-4)
+
+
+def test_ead_falls_with_the_position_and_explores_longer_as_training_goes_on():
+    early, late = EAD(), EAD(training_step=50)
+    falls = [[temperatures(policy, step=step)[0] for step in range(10, 600, 10)] for policy in (early, late)]
+    assert falls[0] == sorted(falls[0], reverse=True) and falls[0][-1] == pytest.approx(0.1)
+    assert all(b >= a for a, b in zip(*falls)) and EAD().tau_initial == 1.0
+
+
+# ---- EDT: tau_t = T_0 * 0.8^(theta / H_t) ----------------------------------------------------------------------------
+
+
+def logits_of_entropy(entropy: float) -> torch.Tensor:
+    """Two outcomes with this entropy in nats, by bisection."""
+    low, high = 0.0, 40.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        p = 1 / (1 + math.exp(-middle))
+        found = -p * math.log(p) - (1 - p) * math.log(max(1 - p, 1e-300))
+        low, high = (low, middle) if found < entropy else (middle, high)
+    return torch.tensor([[low, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "entropy, base, theta, expected",
+    [
+        (math.log(2), 1.0, 0.1, 0.96832),  # 0.8^(0.1 / 0.693)
+        (0.5, 1.0, 0.1, 0.95635),  # 0.8^0.2
+        (0.1, 1.0, 0.1, 0.8),
+        (0.1, 1.2, 0.1, 0.96),
+        (0.1, 1.0, 0.5, 0.32768),  # 0.8^5
+        (0.01, 1.0, 0.1, 0.10737),  # 0.8^10
+        (0.001, 1.0, 0.1, 0.05),  # 0.8^100, below the floor
+        (math.log(2), 3.0, 0.1, 1.5),  # above the ceiling
+    ],
+)
+def test_edt_by_hand(entropy, base, theta, expected):
+    policy = EDT(base=base, theta=theta)
+    assert temperatures(policy, logits=logits_of_entropy(entropy)) == pytest.approx([expected], abs=2e-3)
+
+
+def test_edt_is_finite_as_the_entropy_goes_to_zero():
+    certain = torch.tensor([[100.0, 0.0, 0.0], [1e4, 0.0, 0.0], [1e30, 0.0, 0.0]])
+    assert temperatures(EDT(), logits=certain) == pytest.approx([0.05] * 3)
+
+
+def test_edt_is_the_entropy_of_each_row_at_temperature_one():
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [1.0], [4.0], [9.0]])
+    expected = [0.8 ** (0.1 / h) for h in torch.distributions.Categorical(logits=logits).entropy().tolist()]
+    assert temperatures(EDT(), logits=logits) == pytest.approx(expected, rel=1e-3)
+    assert temperatures(EDT(), logits=logits.bfloat16()) == pytest.approx(expected, rel=0.05)
+
+
+# ---- by name --------------------------------------------------------------------------------------------------------
+
+
+def test_make_names_every_policy(tmp_path):
+    assert baselines.make("0.7") == Fixed(0.7) and baselines.make("greedy") == baselines.make("0") == Fixed(0.0)
+    assert baselines.make("ead") == EAD() and baselines.make("edt") == EDT()
+    temperature_head.TemperatureHead(8, 0.2, 1.2).save(tmp_path)
+    own = baselines.make("own", str(tmp_path))
+    assert isinstance(own, temperature_head.TemperatureHead) and own.tau_min == 0.2
+
+
+@pytest.mark.parametrize("name", ["", "warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
+def test_unknown_policies_are_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="temperature") as caught:
+        baselines.make(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_head_has_no_policy_of_its_own(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no temperature policy of its own"):
+        baselines.make("own", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["0.7", "greedy", "ead", "edt"])
+def test_a_baseline_is_a_policy_like_the_head(name):
+    """The same arguments and the same fields as TemperatureHead.act."""
+    head, policy, hidden = temperature_head.TemperatureHead(8), baselines.make(name), torch.randn(3, 8)
+    arguments = dict(logits=torch.randn(3, 11), step=4, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(head.act(hidden, torch.ones(3), **arguments), policy.act(hidden, torch.ones(3), **arguments)):
+        assert one.shape == other.shape and one.dtype == other.dtype
+    assert isinstance(policy.tau_initial, float)
