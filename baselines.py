@@ -13,6 +13,7 @@ and a `tau_initial`.  To try an idea of your own, write such a class here and na
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ import temperature_head
 from temperature_head import Action
 
 
-def chosen(temperature: Tensor) -> Action:
+def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
     """A deterministic choice as an Action: nothing was sampled, so its log-probability is 0."""
     zero = torch.zeros_like(temperature)
-    return Action(temperature, torch.ones_like(temperature, dtype=torch.bool), zero, zero)
+    return Action(temperature, temperature != tau_previous, zero, zero)
 
 
 @dataclass
@@ -34,12 +35,12 @@ class Fixed:
     temperature: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"a temperature is at least 0 (greedy), and this one is {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"a temperature is a number from 0 (greedy) up, and this one is {self.temperature}")
         self.tau_initial = self.temperature
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        return chosen(torch.full_like(tau_previous, self.temperature))
+        return chosen(torch.full_like(tau_previous, self.temperature), tau_previous)
 
 
 @dataclass
@@ -62,7 +63,7 @@ class EAD:
         d_s = min(self.d_0 + 5 * self.training_step, 40_000)
         exponent = min(step / (self.tokens_per_unit * d_s), 50.0)
         tau = 1.0 if step < self.warm_tokens else max(1 + self.tau_max - math.exp(exponent), self.tau_min)
-        return chosen(torch.full_like(tau_previous, tau))
+        return chosen(torch.full_like(tau_previous, tau), tau_previous)
 
 
 @dataclass
@@ -82,24 +83,27 @@ class EDT:
         log_probs = logits.float().log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)  # H_t (B,)
         tau = self.base * 0.8 ** (self.theta / entropy.clamp_min(1e-6))
-        return chosen(tau.clamp(self.tau_min, self.tau_max))
+        return chosen(tau.clamp(self.tau_min, self.tau_max), tau_previous)
 
 
-def make(name: str, folder: str = ""):
+def make(name: str = "", folder: str | Path = "", device="cpu"):
     """The policy that a command line names: `own` (the head in `folder`), `greedy`, a number, `ead` or `edt`.
+
+    Without a name it is the model's own where it has one, and temperature 1 where it has not.
 
     >>> make("0.7").temperature
     0.7
     """
+    if not name:
+        name = "own" if (Path(folder) / temperature_head.FILE).is_file() else "1.0"
     if name == "own":
-        return temperature_head.load(folder)
+        return temperature_head.load(folder, device)
     if name == "ead":
         return EAD()
     if name == "edt":
         return EDT()
     try:
-        return Fixed(0.0 if name == "greedy" else float(name))
-    except ValueError as error:
-        if "temperature" in str(error):
-            raise
+        temperature = 0.0 if name == "greedy" else float(name)
+    except ValueError:
         raise ValueError(f"policy {name!r} is none of: own, greedy, a temperature such as 0.7, ead, edt") from None
+    return Fixed(temperature)

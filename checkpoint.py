@@ -24,7 +24,7 @@ import torch
 import model
 import temperature_head
 
-STATE, CONFIG = "trainer_state.pt", "run.json"
+STATE, CONFIG, LOGS = "trainer_state.pt", "run.json", ("metrics.jsonl", "samples.jsonl")
 
 
 def random_state(seed: int, step: int, device="cpu") -> torch.Generator:
@@ -61,7 +61,7 @@ def save(run: Path, step: int, transformer, head, vocabulary, optimizers: dict, 
     if isinstance(head, temperature_head.TemperatureHead):
         head.save(new)
     (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    logs = {name: (run / name).stat().st_size for name in ("metrics.jsonl", "samples.jsonl") if (run / name).exists()}
+    logs = {name: (run / name).stat().st_size for name in LOGS if (run / name).exists()}
     states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     torch.save({"step": step, "optimizers": states, "log_bytes": logs}, new / STATE)
     for file in new.iterdir():
@@ -91,6 +91,14 @@ def whole_checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
+def begin(run: Path) -> int:
+    """Make the folder of a new run, without what is left of one that was killed before its first checkpoint."""
+    run.mkdir(parents=True, exist_ok=True)
+    for name in LOGS:
+        (run / name).unlink(missing_ok=True)
+    return 0
+
+
 def resume(run: Path, optimizers: dict) -> int:
     """Restore the optimizers from the newest whole checkpoint, cut the logs back to it, and return the steps it has done.
 
@@ -98,19 +106,33 @@ def resume(run: Path, optimizers: dict) -> int:
     """
     newest = whole_checkpoints(run)[-1]
     publish(run, newest)
-    state = torch.load(newest / STATE, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(newest / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, from a file that is cut or foreign
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{newest / STATE}: not a whole checkpoint ({reason}); remove {newest}") from None
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in LOGS:
         if (run / name).exists():
             os.truncate(run / name, state["log_bytes"].get(name, 0))
     return state["step"]
 
 
-def check_same(run: Path, config: dict, may_differ=("resume", "steps", "device", "out")) -> None:
-    """ValueError where a resumed run's configuration is not the one it started with."""
-    before = json.loads((whole_checkpoints(run)[-1] / CONFIG).read_text(encoding="utf-8"))
-    different = [name for name in config if name not in may_differ and config[name] != before.get(name)]
+MAY_CHANGE = {"resume", "steps", "out", "device", "rollout_rows", "micro_batch_tokens", "checkpointing"} | {
+    "eval_every", "eval_problems", "print_every", "save_every",
+}  # fmt: skip
+
+
+def configuration(run: Path) -> dict:
+    """What the newest checkpoint ran with; its values are a resumed run's defaults."""
+    return json.loads((whole_checkpoints(run)[-1] / CONFIG).read_text(encoding="utf-8"))
+
+
+def check_same(run: Path, config: dict) -> None:
+    """ValueError where a resumed run's configuration differs from the one it started with, in more than its limits."""
+    before = configuration(run)
+    different = [name for name in config if name not in MAY_CHANGE and config[name] != before.get(name)]
     if different:
         changes = ", ".join(f"{name} was {before.get(name)!r} and is {config[name]!r}" for name in different)
         raise ValueError(f"{run}: cannot resume with another configuration ({changes})")

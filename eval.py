@@ -18,6 +18,7 @@ import os
 import sys
 from dataclasses import dataclass
 from math import comb
+from pathlib import Path
 
 # Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
@@ -30,6 +31,7 @@ import baselines
 import model
 import sample
 import tasks
+import temperature_head
 import tokenizer
 import weights
 
@@ -45,10 +47,10 @@ class Evaluation:
     truncated: float  # share of completions
 
     def summary(self) -> dict[str, float | list[float]]:
-        """Avg@n, Pass@k for k = 1, 2, 4, ... n, each with its interval under `name 95%`."""
+        """Avg@n, Pass@k for k = 2, 4, ... n, each with its interval under `name 95%`."""
         n = self.correct.shape[1]
         per_problem = {f"Avg@{n}": self.correct.mean(1)}
-        for k in sorted({2**i for i in range(1, n.bit_length()) if 2**i <= n} | {n} - {1}):
+        for k in sorted(({2**i for i in range(1, n.bit_length()) if 2**i <= n} | {n}) - {1}):
             per_problem[f"Pass@{k}"] = np.array([pass_at_k(n, int(c), k) for c in self.correct.sum(1)])
         result: dict[str, float | list[float]] = {"problems": len(self.correct), "samples": n}
         for name, values in per_problem.items():
@@ -78,12 +80,15 @@ def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> list[
 
 
 def evaluate(
-    transformer, vocabulary, policy, problems, samples: int, max_new_tokens: int, template="auto", seed=0, rows=512
+    transformer, vocabulary, policy, problems, samples: int, max_new_tokens: int, template="auto", seed=0, rows=0
 ) -> Evaluation:
     """Sample every problem `samples` times (once where the policy is greedy, which always says the same), check, count.
 
-    `rows` completions are sampled at a time.  The seed fixes every draw.
+    `rows` completions are sampled at a time (0: what fits, see sample.rows_at_once).  The seed fixes every draw.
     """
+    asked = [tasks.render(problem.problem, vocabulary, template) for problem in problems]
+    longest = sample.check_lengths(transformer, asked, max_new_tokens)  # before any work
+    rows = rows or sample.rows_at_once(transformer, longest + max_new_tokens)
     generator = torch.Generator(transformer.device).manual_seed(seed)
     samples = 1 if getattr(policy, "temperature", None) == 0 else samples
     stop = tasks.stop_ids(vocabulary)
@@ -92,7 +97,7 @@ def evaluate(
     starts = range(0, len(problems), per_batch)
     for start in tqdm(starts, desc="evaluate", leave=False, disable=None if len(starts) > 4 else True):
         batch = problems[start : start + per_batch]
-        prompts = [tasks.render(problem.problem, vocabulary, template) for problem in batch]
+        prompts = asked[start : start + per_batch]
         rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, stop, generator)
         texts = [vocabulary.decode(ids) for ids in rollout.completions()]
         repeated = [problem for problem in batch for _ in range(samples)]
@@ -130,51 +135,63 @@ def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Avg@k, Pass@k and greedy accuracy of a model under temperature policies."
-    )
+    parser = argparse.ArgumentParser(description="Avg@k, Pass@k and greedy accuracy of a model, by temperature policy.")
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--benchmark", nargs="+", default=["countdown"], help="names (see tasks.py) or .jsonl files")
     parser.add_argument("--policy", nargs="+", default=[], help="own, greedy, a temperature such as 0.7, ead, edt")
     parser.add_argument("--samples", type=int, default=8, help="samples a problem")
     parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: 24 for Countdown, 1024 otherwise")
-    parser.add_argument("--template", default="auto", help="auto, raw, plain, chat, chat-thinking")
-    parser.add_argument("--rows", type=int, default=512, help="completions sampled at a time; lower it to save memory")
+    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: what Countdown needs, 1024 otherwise")
+    parser.add_argument(
+        "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=0, help="completions sampled at a time; 0: what 16 GiB hold, to 512"
+    )
     parser.add_argument("--seed", type=int, default=0, help="fixes every draw")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--out", default="", help="write the figures, and each problem's successes, to this JSON file")
     arguments = parser.parse_args()
     try:
-        if arguments.samples < 1 or arguments.problems < 1 or arguments.rows < 1:
-            raise ValueError("--samples, --problems and --rows are at least 1")
-        benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in arguments.benchmark}
-        dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
-        transformer = model.load(arguments.model, arguments.device, dtype)
-        folder = str(weights.find_folder(arguments.model))
-        vocabulary = tokenizer.load(folder)
-        has_head = os.path.isfile(os.path.join(folder, baselines.temperature_head.FILE))
-        names = arguments.policy or (["own", "greedy"] if has_head else ["1.0", "greedy"])
-        policies = {name: baselines.make(name, folder) for name in names}
-        results: dict[str, dict] = {}
-        for benchmark, problems in benchmarks.items():
-            default_length = 24 if problems[0].kind == "countdown" else 1024
-            for name, policy in policies.items():
-                if hasattr(policy, "to"):
-                    policy.to(arguments.device)
-                evaluation = evaluate(
-                    transformer, vocabulary, policy, problems, arguments.samples,
-                    arguments.max_new_tokens or default_length, arguments.template, arguments.seed, arguments.rows,
-                )  # fmt: skip
-                label = f"{os.path.basename(benchmark).removesuffix('.jsonl')}, {name}"
-                results[label] = evaluation.summary() | {"successes": evaluation.correct.sum(1).astype(int).tolist()}
+        results = run(arguments)
     except (ValueError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\neval.py: interrupted", file=sys.stderr)
+        sys.exit(130)
     print(table(results))
     if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            json.dump({"arguments": vars(arguments), "results": results}, file, indent=1)
+        text = json.dumps({"arguments": vars(arguments), "results": results}, indent=1)
+        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+
+
+def run(arguments) -> dict[str, dict]:
+    """{"benchmark, policy": summary} for every pair that the command line names."""
+    if min(arguments.samples, arguments.problems) < 1 or min(arguments.rows, arguments.max_new_tokens) < 0:
+        raise ValueError("--samples and --problems are at least 1, --rows and --max-new-tokens at least 0")
+    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
+        raise ValueError(f"--out {arguments.out}: there is no such folder")
+    device = model.choose_device(arguments.device)
+    benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in arguments.benchmark}
+    folder = weights.find_folder(arguments.model)
+    names = arguments.policy or [("own" if (folder / temperature_head.FILE).is_file() else "1.0"), "greedy"]
+    policies = {name: baselines.make(name, folder, device) for name in names}
+    transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
+    transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
+    stems = [Path(name).stem for name in benchmarks]
+    results: dict[str, dict] = {}
+    for benchmark, problems in benchmarks.items():
+        length = arguments.max_new_tokens or tasks.completion_length(problems[0])
+        for name, policy in policies.items():
+            evaluation = evaluate(
+                transformer, vocabulary, policy, problems, arguments.samples, length, arguments.template,
+                arguments.seed, arguments.rows,
+            )  # fmt: skip
+            label = Path(benchmark).stem if stems.count(Path(benchmark).stem) == 1 else benchmark
+            successes = {"successes": evaluation.correct.sum(1).astype(int).tolist()}
+            results[f"{label}, {name}"] = evaluation.summary() | successes
+    return results
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Cache:
         self.used = 0
 
     def select(self, rows: Tensor) -> "Cache":
-        """A copy that holds these rows: repeated ones share a prompt out to its samples, missing ones are dropped."""
+        """A copy that holds these rows; a repeated one shares a prompt out to its samples."""
         chosen = object.__new__(Cache)
         chosen.keys, chosen.values = self.keys[:, rows], self.values[:, rows]
         chosen.lengths, chosen.used = self.lengths[rows], self.used
@@ -226,6 +226,16 @@ class Transformer(nn.Module):
     def unembed(self, hidden: Tensor) -> Tensor:
         """hidden (..., d_model) -> logits (..., vocab_size)."""
         return F.linear(hidden, self.embed.weight if self.unembedding is None else self.unembedding.weight)
+
+
+def choose_device(name: str = "auto") -> str:
+    """cuda, mps or cpu: the first that is there for `auto`; ValueError where the one asked for is not."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, present in there.items() if present)
+    if not there.get(name.split(":")[0]):
+        raise ValueError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
+    return name
 
 
 def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transformer:

@@ -15,7 +15,14 @@ import sample
 def read(file: Path) -> list[dict]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; {file.parent} is not the folder of a run")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+            rows[-1]["step"] + 1
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{file}, line {number}: not a line that a run has written") from None
+    return rows
 
 
 def smooth(values: list[float], weight: float = 0.9) -> list[float]:

@@ -10,7 +10,7 @@ in the ways that real text is:
 So what a temperature can do differs by token: operators and operands are choices, in which habit hides the right answer;
 digits of a result are computations, in which every deviation is a mistake.
 
-    python pretrain.py --out base_model        makes it again in some minutes on one core
+    python pretrain.py        makes it again, as runs/base_model, in some minutes on one core
 """
 
 import argparse
@@ -19,7 +19,6 @@ import json
 import math
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
@@ -122,22 +121,8 @@ def new_model(vocabulary_size: int, seed: int) -> model.Transformer:
     return transformer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the embedded Countdown base model again.")
-    parser.add_argument("--out", default="base_model", help="folder to write, in Hugging Face format")
-    parser.add_argument("--numbers", type=int, default=3, help="how many numbers a problem has")
-    parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
-    parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
-    arguments = parser.parse_args()
-    if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
-        sys.exit("pretrain.py: --aimless and --slips are shares between 0 and 1")
-
+def pretrain(arguments) -> None:
     out, start = Path(arguments.out), time.time()
-    out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     (out / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
@@ -167,6 +152,30 @@ def main() -> None:
             progress.set_postfix(loss=f"{loss.item():.3f}")
     model.save(transformer, out)
     print(f"wrote {out} after {time.time() - start:.0f} s; last loss {loss.item():.3f} nats a token")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the embedded Countdown base model again.")
+    parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
+    parser.add_argument("--numbers", type=int, default=3, help="how many numbers a problem has")
+    parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
+    parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
+    arguments = parser.parse_args()
+    if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
+        parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
+    if min(arguments.steps, arguments.batch_size) < 1 or arguments.lr <= 0 or not 2 <= arguments.numbers <= 5:
+        parser.exit(2, "pretrain.py: --steps and --batch-size are at least 1, --lr above 0, --numbers from 2 to 5\n")
+    try:
+        Path(arguments.out).mkdir(parents=True, exist_ok=True)
+        pretrain(arguments)
+    except OSError as error:
+        parser.exit(2, f"pretrain.py: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\npretrain.py: interrupted; no model was written\n")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,10 @@ def log_probs_and_entropies(
 ) -> tuple[Tensor, Tensor]:
     """log pi_theta(y_t | h_t, tau_t) and the entropy of pi_theta(. | h_t, tau_t), both (B, T), 0 where not sampled.
 
-    The hidden state at t - 1 predicts token t.  Logits exist for `chunk` tokens at a time and are computed again in the
-    backward pass.  Without `entropy`, which only a bonus needs, the second is all 0.
+    (`Rollout.entropies` are another thing: at temperature 1.)
+
+    The model's output at t - 1 is h_t, which draws token t.  Logits exist for `chunk` tokens at a time, and are computed
+    again in the backward pass.  Without `entropy`, which only a bonus needs, the second is all 0.
     """
     mask = rollout.mask
     with transformer.autocast():
@@ -165,16 +167,18 @@ def token_step(
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty."""
 
     def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs, entropies = log_probs_and_entropies(transformer, part, entropy=settings.entropy_bonus != 0)
-        loss = clipped_surrogate(log_probs, part.token_log_probs, part_advantage[:, None], settings)
+        both = log_probs_and_entropies(transformer, part, entropy=settings.entropy_bonus != 0)
+        log_probs, entropies = (field[part.mask] for field in both)  # (N,)
+        old = part.token_log_probs[part.mask]
+        loss = clipped_surrogate(log_probs, old, part_advantage, settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
         if settings.kl_penalty:
             with torch.no_grad():
-                reference_log_probs = token_log_probs(reference, part)
+                reference_log_probs = token_log_probs(reference, part)[part.mask]
             log_ratio = reference_log_probs - log_probs
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)  # k3: unbiased, never negative
-        return loss, log_probs - part.token_log_probs
+        return loss, log_probs - old
 
     without_hidden = replace(rollout, hidden=None)  # theta computes its own, and micro-batches would copy these
     return ascend(loss_of, transformer, optimizer, without_hidden, advantage, settings)
@@ -184,39 +188,44 @@ def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, setti
     """Update phi with theta fixed: advantage (B,); everything the head needs is in the rollout."""
 
     def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
-        action = Action(part.temperatures, part.changed, part.z, part.temperature_log_probs)
-        log_probs = head.log_prob(part.hidden, action)
-        loss = clipped_surrogate(log_probs, part.temperature_log_probs, part_advantage[:, None], settings)
+        mask = part.mask
+        old = part.temperature_log_probs[mask]
+        hidden = part.hidden[mask.cpu()].to(old.device)  # (N, d) h_t, as stored
+        log_probs = head.log_prob(hidden, Action(part.temperatures[mask], part.changed[mask], part.z[mask], old))
+        loss = clipped_surrogate(log_probs, old, part_advantage, settings)
         if settings.entropy_bonus:
-            loss = loss - settings.entropy_bonus * head.entropy(part.hidden)
-        return loss, log_probs - part.temperature_log_probs
+            loss = loss - settings.entropy_bonus * head.entropy(hidden)
+        return loss, log_probs - old
 
     return ascend(loss_of, head, optimizer, rollout, advantage, settings)
 
 
 def ascend(loss_of, module, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
-    """`epochs` optimizer steps on the whole rollout; the micro-batch size is about memory and changes no gradient."""
+    """`epochs` optimizer steps on the whole rollout; the micro-batch size is about memory and changes no gradient.
+
+    `loss_of` gives the loss and the log-ratio of each sampled token of a part, (N,) both.  Metrics are of the last
+    forward pass: `kl` and `clipped` show how far the epochs before it have moved (nothing, where there is one epoch).
+    """
     total = rollout.mask.sum()
     metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}
     if not advantage.any() and not settings.entropy_bonus and not settings.kl_penalty:
         return metrics  # nothing to learn; a step would only follow Adam's momentum
     for _ in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
-        loss_sum, moved, outside = 0.0, 0.0, 0.0
+        metrics = dict.fromkeys(metrics, 0.0)
         for index in micro_batches(rollout, settings.micro_batch_tokens):
             part = rollout.rows(index)
-            loss, log_ratio = loss_of(part, advantage[index])
-            loss = loss[part.mask].sum() / total  # the denominator is the whole batch's
+            per_token = advantage[index][:, None].expand(part.mask.shape)[part.mask]  # every token has its sample's
+            loss, log_ratio = loss_of(part, per_token)
+            loss = loss.sum() / total  # the denominator is the whole batch's
             loss.backward()
-            with torch.no_grad():
-                log_ratio = log_ratio[part.mask]
-                ratio = log_ratio.exp()
-                loss_sum += float(loss)
-                moved += float((ratio - 1 - log_ratio).sum() / total)  # KL(old || new), k3
-                outside += float(((ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)).sum() / total)
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm)
+            ratio = log_ratio.detach().exp()
+            outside = (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)
+            metrics["loss"] += float(loss.detach())
+            metrics["kl"] += float((ratio - 1 - log_ratio.detach()).sum() / total)  # KL(old || new), k3
+            metrics["clipped"] += float(outside.sum() / total)
+        metrics["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm))
         optimizer.step()
-        metrics = {"loss": loss_sum, "gradient_norm": float(norm), "kl": moved, "clipped": outside}
     optimizer.zero_grad(set_to_none=True)  # a gradient left behind would be the fixed side's at its next turn
     return metrics
 

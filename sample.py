@@ -37,15 +37,15 @@ class Rollout:
     z: Tensor  # (B, T) z_t
     token_log_probs: Tensor  # (B, T) log pi_theta(y_t | h_t, tau_t)
     temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
-    entropies: Tensor  # (B, T) nats, of the distribution at temperature 1: the model's own uncertainty
+    entropies: Tensor  # (B, T) nats, of softmax(logits), whatever tau_t was: the model's own uncertainty
     finished: Tensor  # (B,) bool: an end-of-text token was drawn; False means truncated
-    hidden: Tensor | None = None  # (B, T, d_model) h_t, what the head saw; kept for training only
+    hidden: Tensor | None = None  # (B, T, d_model) h_t, which drew token t: the model's output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
         """These rows, without the columns that none of them uses."""
         used = int((self.prompt_lengths + self.mask.sum(1))[index].max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen = {name: value[index] for name, value in chosen.items() if value is not None}
+        chosen = {name: value[index.to(value.device)] for name, value in chosen.items() if value is not None}
         return replace(self, **{name: v[:, :used] if v.dim() > 1 else v for name, v in chosen.items()})
 
     def completions(self) -> list[list[int]]:
@@ -92,16 +92,30 @@ def entropy_at_one(logits: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
+    """The longest prompt's length; ValueError where a prompt is empty or its completion would not fit the context."""
+    if not prompts or min(map(len, prompts)) == 0 or max_new_tokens < 1:
+        raise ValueError("sampling needs prompts of at least one token, and at least one new token")
+    longest, context = max(map(len, prompts)), transformer.config.max_length
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones pass the model's context of {context}; "
+            "lower --max-new-tokens or leave the longest prompts out"
+        )
+    return longest
+
+
+def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
+    """How many rows of `length` tokens have their keys and values in so much memory; 512 at most, 1 at least."""
+    c = transformer.config
+    bytes_per_number = (transformer.compute_dtype or transformer.embed.weight.dtype).itemsize
+    bytes_per_row = 2 * c.n_layers * c.n_kv_heads * c.d_head * bytes_per_number * length
+    return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))
+
+
 def prefill(transformer, prompts: list[list[int]], samples_per_prompt: int, max_new_tokens: int):
     """Read each prompt once, then share its cache out to its samples -> tokens (B, P), lengths (B,), h (B, d), cache."""
-    if not prompts or min(map(len, prompts)) == 0:
-        raise ValueError("every prompt needs at least one token")
-    longest = max(map(len, prompts))
-    if longest + max_new_tokens > transformer.config.max_length:
-        raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones pass the model's context of "
-            f"{transformer.config.max_length}; lower --max-new-tokens or drop the longest prompts"
-        )
+    longest = check_lengths(transformer, prompts, max_new_tokens)
     device = transformer.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
@@ -179,7 +193,7 @@ def assemble(prompt_tokens: Tensor, lengths: Tensor, steps: list, finished: Tens
         temperature_log_probs=place([action.log_prob for action in actions]),
         entropies=place(entropies),
         finished=finished,
-        hidden=None if hidden[0] is None else place(hidden),
+        hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
     )
 
 
@@ -211,34 +225,34 @@ def main() -> None:
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
     parser.add_argument("--policy", default="", help="own (default where the folder has a head), greedy, 0.7, ead, edt")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="stop after so many tokens")
-    parser.add_argument("--template", default="auto", help="auto, raw, plain or chat: how the problem becomes a prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="stop after so many tokens")
+    parser.add_argument(
+        "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same completion")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     arguments = parser.parse_args()
     try:
-        transformer = model.load(arguments.model, arguments.device)
-        folder = str(weights.find_folder(arguments.model))
-        vocabulary = tokenizer.load(folder)
-        has_head = os.path.isfile(os.path.join(folder, baselines.temperature_head.FILE))
-        policy = baselines.make(arguments.policy or ("own" if has_head else "1.0"), folder)
+        device = model.choose_device(arguments.device)
+        folder = weights.find_folder(arguments.model)
+        transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
+        policy = baselines.make(arguments.policy, folder, device)
         prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
-        generator = torch.Generator(arguments.device).manual_seed(arguments.seed)
+        generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)
         decoder, taus = codecs.getincrementaldecoder("utf-8")("replace"), []  # a token may be half a character
 
-        def show(step: int, token: Tensor, temperature: Tensor) -> None:
+        def stream(step: int, token: Tensor, temperature: Tensor) -> None:
             taus.append(float(temperature[0]))
-            if int(token[0]) not in vocabulary.eos_ids:
+            if int(token[0]) not in stop:
                 text = decoder.decode(vocabulary.token_bytes(int(token[0])))
                 print(colour(text, taus[-1]) if sys.stdout.isatty() else text, end="", flush=True)
 
-        new = arguments.max_new_tokens
-        if hasattr(policy, "to"):
-            policy.to(arguments.device)
-        generate(transformer, policy, [prompt], 1, new, vocabulary.eos_ids, generator, on_token=show)
+        generate(transformer, policy, [prompt], 1, arguments.max_new_tokens, stop, generator, on_token=stream)
     except (ValueError, OSError) as error:
-        print(f"\nsample.py: {error}" if sys.stdout.isatty() else f"sample.py: {error}", file=sys.stderr)
+        print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(f"\n[{len(taus)} tokens, mean temperature {sum(taus) / len(taus):.2f}, {min(taus):.2f} to {max(taus):.2f}]")
 
 

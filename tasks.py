@@ -31,7 +31,7 @@ class Problem:
 
 LARGEST_NUMBER = 12
 OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-STEP = re.compile(r"(\d{1,7})([-+*])(\d{1,7})=(\d{1,7})")
+STEP = re.compile(r"(0|[1-9]\d{0,6})([-+*])(0|[1-9]\d{0,6})=(0|[1-9]\d{0,6})")
 SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 
@@ -48,7 +48,9 @@ def countdown(split: str, count: int, numbers: int = 3) -> list[Problem]:
         raise ValueError(f"countdown has the splits {', '.join(SPLITS)}, and not {split!r}")
     draw, found = random.Random(f"countdown {split} {numbers}"), {}
     misses = 0
-    while len(found) < count and misses < 5000:  # so many draws in a row with nothing new: the split is as good as empty
+    while (
+        len(found) < count and misses < 5000
+    ):  # so many draws in a row with nothing new: the split is as good as empty
         drawn = [draw.randint(1, LARGEST_NUMBER) for _ in range(numbers)]
         target = random_target(drawn, draw)
         key = f"{sorted(drawn)} {target}"
@@ -98,6 +100,19 @@ def countdown_reward(problem: Problem, text: str) -> float:
     return float(len(pool) == 1 and equation_holds(pool[0], problem.answer))
 
 
+def completion_length(problem: Problem) -> int:
+    """Tokens that a right completion may need: of Countdown the longest trace and its end, of the others 1,024.
+
+    >>> completion_length(Problem("3,5,7=22:", "22", "countdown"))  # as 12*12=144,144*12=1728; and the end of text
+    24
+    """
+    if problem.kind != "countdown":
+        return 1024
+    numbers = problem.problem.count(",") + 1
+    digits = [len(str(LARGEST_NUMBER**count)) for count in range(1, numbers + 1)]
+    return sum(left + right + 5 for left, right in zip(digits, digits[1:])) + numbers - 1
+
+
 def countdown_classes(text: str) -> list[str]:
     """What each character of a trace is: a choice (operand, operator), a computation (result), or form (format).
 
@@ -138,16 +153,17 @@ HUB = {  # name: (hub id, configuration, split, problem field, answer field, how
 }
 
 
-def load(name: str, split: str = "train", count: int = 10_000) -> list[Problem]:
-    """At most `count` problems of a task; `split` (train, tuning, test) is for Countdown, the others have names or files.
+def load(name: str, split: str = "train", count: int | None = None) -> list[Problem]:
+    """The problems of a task, the first `count` of them if it is given.
 
+    `split` (train, tuning, test) is for Countdown, of which there are 10,000 at most; the others have names or files.
     Raises ValueError or FileNotFoundError with the task, the file and the line.
     """
     if name.partition(":")[0] == "countdown":
         numbers = name.partition(":")[2] or "3"
         if not numbers.isdigit() or not 2 <= int(numbers) <= 8:
             raise ValueError(f"task {name!r}: countdown takes 2 to 8 numbers, as in countdown:4")
-        return countdown(split, count, int(numbers))
+        return countdown(split, count or 10_000, int(numbers))
     if name in HUB:
         return from_hub(name)[:count]
     if name.endswith((".jsonl", ".json")):
@@ -161,10 +177,11 @@ def from_hub(name: str) -> list[Problem]:
     hub_id, configuration, split, problem, answer, read = HUB[name]
     try:
         rows = datasets.load_dataset(hub_id, configuration, split=split)
+        problems = [Problem(row[problem], read(row[answer])) for row in rows]
     except Exception as error:  # the hub's errors have many types; the user needs one line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"task {name!r}: the hub did not give {hub_id} ({reason}); a .jsonl file works too") from None
-    return [Problem(row[problem], read(row[answer])) for row in rows]
+    return [problem for problem in problems if problem.problem.strip() and problem.answer.strip()]
 
 
 def read_jsonl(path: str) -> list[Problem]:
@@ -172,16 +189,16 @@ def read_jsonl(path: str) -> list[Problem]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     problems, empty = [], 0
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:  # bytes: a line that is not UTF-8 has a number too
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
             for field in ("problem", "answer"):
-                if not isinstance(row, dict) or not isinstance(row.get(field), (str, int, float)):
+                if not isinstance(row, dict) or type(row.get(field)) not in (str, int, float):
                     raise ValueError(f"{path}, line {number}: the field {field!r} is missing or not text")
             if str(row["answer"]).strip() and str(row["problem"]).strip():
                 problems.append(Problem(str(row["problem"]), str(row["answer"])))
@@ -192,6 +209,12 @@ def read_jsonl(path: str) -> list[Problem]:
     if not problems:
         raise ValueError(f"{path}: no problems in it")
     return problems
+
+
+def write_jsonl(path: Path, problems: list[Problem]) -> None:
+    """The inverse of `read_jsonl`."""
+    lines = [json.dumps({"problem": p.problem, "answer": p.answer}) + "\n" for p in problems]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 # ---- prompts ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -110,12 +110,6 @@ class TemperatureHead(nn.Module):
         )
         return of_gate + opens * of_beta
 
-    def mean_temperature(self, hidden: Tensor, tau_previous: Tensor) -> Tensor:
-        """E[tau_t | h_t, tau_{t-1}], for pictures."""
-        gate, alpha, beta = self(hidden)
-        chosen = self.tau_min + alpha / (alpha + beta) * (self.tau_max - self.tau_min)
-        return torch.lerp(tau_previous, chosen, torch.sigmoid(gate))
-
     def save(self, folder: str | Path) -> None:
         """Weights and settings, in one safetensors file."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
@@ -127,9 +121,13 @@ def load(folder: str | Path, device="cpu") -> TemperatureHead:
     file = Path(folder) / FILE
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; this model has no temperature policy of its own (try a fixed one)")
-    with safe_open(file, framework="pt") as opened:
-        head = TemperatureHead(**json.loads((opened.metadata() or {}).get("settings", "{}")))
-        head.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
+    try:
+        with safe_open(file, framework="pt") as opened:
+            head = TemperatureHead(**json.loads(opened.metadata()["settings"]))
+            head.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
+    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: not a temperature head that this version has written ({reason})") from None
     return head.to(device)
 
 

@@ -16,12 +16,12 @@ Different from the paper, which does not publish them: learning rates, the range
 """
 
 import copy
-import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 # Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
@@ -33,8 +33,8 @@ import baselines
 import checkpoint
 import config
 import eval as evaluation
+import log
 import model
-import plot
 import rl
 import sample
 import tasks
@@ -43,138 +43,64 @@ import tokenizer
 import weights
 
 
-def held_out(c: config.Config, problems: list[tasks.Problem]) -> tuple[list[tasks.Problem], list[tasks.Problem]]:
-    """(training problems, held-out problems): no problem is in both."""
-    if c.eval_task or problems[0].kind == "countdown":
-        held = tasks.load(c.eval_task or c.task, "test", c.final_problems)
-    else:
-        held = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]
-    asked = {problem.problem for problem in held}
-    return [problem for problem in problems if problem.problem not in asked], held
-
-
-def main() -> None:
-    try:
-        c = config.parse(sys.argv[1:])
-        config.validate(c)
-        train(c)
-    except (ValueError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def train(c: config.Config) -> None:
-    # ---- what is there: the model, its vocabulary, the problems ----
-    if c.device == "auto":
-        c.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    run = Path(c.out)
-    if c.resume:
-        checkpoint.check_same(run, vars(c))
-    source = str(checkpoint.whole_checkpoints(run)[-1] if c.resume else weights.find_folder(c.model))
-    vocabulary = tokenizer.load(source)
-    training, held = held_out(c, tasks.load(c.task, "train"))
-    prompts_of = {p: tasks.render(p.problem, vocabulary, c.template) for p in training}
-    training = [p for p in training if len(prompts_of[p]) <= c.max_prompt_tokens]
-    if len(training) < c.prompts_per_step:
-        raise ValueError(
-            f"{c.task}: {len(training)} problems have at most {c.max_prompt_tokens} prompt tokens, "
-            f"and a step asks {c.prompts_per_step}; raise --max-prompt-tokens"
-        )
-    transformer = model.load(source, c.device)  # master weights in float32: a step of 1e-6 must arrive
-    transformer.compute_dtype = torch.bfloat16 if c.device == "cuda" else None
-    transformer.checkpointing = c.checkpointing
-    torch.manual_seed(c.seed)
-    if c.policy != "own":
-        policy = baselines.make(c.policy)
-    elif (Path(source) / temperature_head.FILE).is_file():
-        policy = temperature_head.load(source, c.device)
-    else:
-        policy = temperature_head.TemperatureHead(transformer.config.d_model, c.tau_min, c.tau_max).to(c.device)
-    head = policy if c.policy == "own" else None
-    reference = copy.deepcopy(model.load(c.model, c.device) if c.resume else transformer) if c.kl else None
-
-    # ---- the two sides ----
-    optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, weight_decay=0.0)}
-    if head is not None:
-        optimizers["temperature"] = torch.optim.AdamW(head.parameters(), lr=c.temperature_lr, weight_decay=0.0)
-    shared = dict(
-        clip_low=c.clip_low,
-        clip_high=c.clip_high,
-        max_grad_norm=c.max_grad_norm,
-        micro_batch_tokens=c.micro_batch_tokens,
+def train(c: config.Config, parts: "Parts") -> None:
+    vocabulary, training, held_out, transformer, policy, reference, optimizers, first_step, length = parts
+    run, stop = Path(c.out), tasks.stop_ids(vocabulary)
+    head = policy if isinstance(policy, temperature_head.TemperatureHead) else None  # the others do not learn
+    token_settings, temperature_settings = step_settings(c)
+    token_kind, temperature_kind = (
+        c.advantage if objective == "mean" else objective for objective in (c.token_objective, c.temperature_objective)
     )
-    token_settings = rl.StepSettings(c.token_epochs, entropy_bonus=c.token_entropy, kl_penalty=c.kl, **shared)
-    temperature_settings = rl.StepSettings(c.temperature_epochs, entropy_bonus=c.temperature_entropy, **shared)
-    token_kind = c.advantage if c.token_objective == "mean" else c.token_objective
-    temperature_kind = c.advantage if c.temperature_objective == "mean" else c.temperature_objective
-    stop = tasks.stop_ids(vocabulary)
-
-    run.mkdir(parents=True, exist_ok=True)
-    if not c.resume:  # what a run left that was killed before its first checkpoint
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            (run / name).unlink(missing_ok=True)
-    first_step = checkpoint.resume(run, optimizers) if c.resume else 0
-    log = Log(run, c, vocabulary)
+    logs = log.Log(run, vocabulary, first_step)
 
     def evaluate(policy, problems) -> dict:
+        k, rows = c.eval_samples, c.rollout_rows
         return evaluation.evaluate(
-            transformer, vocabulary, policy, problems, c.eval_samples, c.max_new_tokens, c.template, 1, c.rollout_rows
+            transformer, vocabulary, policy, problems, k, length, c.template, rows=rows
         ).summary()
 
-    def before_or_after() -> dict[str, dict]:
-        named = {"own" if head is not None else c.policy: policy, "1.0": baselines.make("1.0")}
-        return {name: evaluate(p, held) for name, p in (named | {"greedy": baselines.make("greedy")}).items()}
+    def evaluate_all() -> dict[str, dict]:
+        policies = {c.policy: policy, "1.0": baselines.make("1.0"), "greedy": baselines.make("greedy")}
+        return {name: evaluate(policy, held_out) for name, policy in policies.items()}
 
     if not c.resume:
-        log.write("before.json", before_or_after())
+        logs.write("before.json", evaluate_all())
     interrupted = Interrupt()
     progress = tqdm(range(first_step, c.steps), initial=first_step, total=c.steps, desc="train", disable=None)
     for step in progress:
         # ---- rollout: tau_t ~ pi_phi, y_t ~ pi_theta ----
         started = time.perf_counter()
-        problems = [training[i] for i in checkpoint.batch_indices(len(training), c.prompts_per_step, step, c.seed)]
-        generator = checkpoint.random_state(c.seed, step, c.device)
+        asked = [training[i] for i in checkpoint.batch_indices(len(training), c.prompts_per_step, step, c.seed)]
         if isinstance(policy, baselines.EAD):
             policy.training_step = step
-        at_once = max(1, c.rollout_rows // c.samples_per_prompt)
-        rollout = sample.join(
-            [
-                sample.generate(
-                    transformer, policy, [prompts_of[p] for p in problems[start : start + at_once]],
-                    c.samples_per_prompt, c.max_new_tokens, stop, generator, keep_hidden=head is not None,
-                )
-                for start in range(0, len(problems), at_once)
-            ]
-        )  # fmt: skip
+        generator = checkpoint.random_state(c.seed, step, c.device)
+        rollout = sample_in_parts(c, transformer, policy, [ids for _, ids in asked], length, stop, generator)
         # ---- reward: R(x, y) in {0, 1} ----
-        asked = [problem for problem in problems for _ in range(c.samples_per_prompt)]
+        problems = [problem for problem, _ in asked for _ in range(c.samples_per_prompt)]
         texts = [vocabulary.decode(ids) for ids in rollout.completions()]
-        rewards = torch.tensor(tasks.rewards(asked, texts, rollout.finished.tolist()), device=c.device)
+        rewards = torch.tensor(tasks.rewards(problems, texts, rollout.finished.tolist()), device=c.device)
         rewards = rewards.view(c.prompts_per_step, c.samples_per_prompt)  # (P, G)
         sampled = time.perf_counter()
         # ---- coordinate ascent: two steps on the same rollout, each with the other side fixed ----
+        metrics: dict[str, float] = {"step": step} | log.measure(rollout, rewards, problems, vocabulary)
         update_tokens, update_temperature = rl.sides(step, c.schedule, c.temperature_first)
-        metrics: dict[str, float] = {"step": step}
         if update_tokens:
-            advantage = rl.advantages(rewards, token_kind).flatten()
-            done = rl.token_step(transformer, optimizers["token"], rollout, advantage, token_settings, reference)
-            metrics |= {f"token/{name}": value for name, value in done.items()}
+            advantage = rl.advantages(rewards, token_kind).flatten()  # (B,)
+            told = rl.token_step(transformer, optimizers["token"], rollout, advantage, token_settings, reference)
+            metrics |= {f"token/{name}": value for name, value in told.items()}
         if update_temperature and head is not None:
-            advantage = rl.advantages(rewards, temperature_kind).flatten()
-            done = rl.temperature_step(head, optimizers["temperature"], rollout, advantage, temperature_settings)
-            metrics |= {f"temperature/{name}": value for name, value in done.items()}
-        # ---- look ----
-        metrics |= measure(rollout, rewards, asked, texts)
+            advantage = rl.advantages(rewards, temperature_kind).flatten()  # (B,)
+            told = rl.temperature_step(head, optimizers["temperature"], rollout, advantage, temperature_settings)
+            metrics |= {f"temperature/{name}": value for name, value in told.items()}
+        # ---- look, and save ----
         metrics |= {"seconds/rollout": sampled - started, "seconds/update": time.perf_counter() - sampled}
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-            every = max(
-                1, len(held) // c.eval_problems
-            )  # spread over all: Countdown's first problems are its commonest
-            summary = evaluate(policy, held[::every][: c.eval_problems])
+            every = max(1, len(held_out) // c.eval_problems)  # spread over all: the first may be the easiest
+            summary = evaluate(policy, held_out[::every][: c.eval_problems])
             metrics |= {f"eval/{name}": value for name, value in summary.items() if isinstance(value, float)}
-        log.metrics(metrics)
+        logs.metrics(metrics)
         if c.print_every and step % c.print_every == 0:
-            log.samples(step, rollout, asked, rewards, progress)
+            logs.samples(step, rollout, problems, rewards, progress)
         progress.set_postfix(
             reward=f"{metrics['reward']:.3f}", tau=f"{metrics['tau/mean']:.2f}", entropy=f"{metrics['entropy']:.2f}",
             tokens_s=f"{int(rollout.mask.sum()) / (time.perf_counter() - started):,.0f}",
@@ -183,71 +109,120 @@ def train(c: config.Config) -> None:
             checkpoint.save(run, step + 1, transformer, policy, vocabulary, optimizers, vars(c))
         if interrupted.now:
             progress.close()
-            print(f"stopped after step {step + 1}; `--resume --out {run}` goes on from there")
+            logs.board.close()
+            print(f"stopped after step {step + 1}; the same command with --resume goes on from there")
             return
-    log.write("after.json", before_or_after())
-    log.close()
-    print(report(run))
+    interrupted.done()
+    logs.write("after.json", evaluate_all())
+    print(logs.report())
 
 
-def measure(rollout: sample.Rollout, rewards: torch.Tensor, asked: list[tasks.Problem], texts: list[str]) -> dict:
-    """What a rollout shows: rewards, lengths, temperatures (for Countdown, by what the token is), entropy."""
-    taus, mixed = rollout.temperatures[rollout.mask], ~(rewards == rewards[:, :1]).all(1)
-    metrics = {
-        "reward": float(rewards.mean()),
-        "groups_with_signal": float(mixed.float().mean()),
-        "tokens": float(rollout.mask.sum(1).float().mean()),
-        "truncated": float((~rollout.finished).float().mean()),
-        "entropy": float(rollout.entropies[rollout.mask].mean()),
-        "changed": float(rollout.changed[rollout.mask].float().mean()),
-        "tau/mean": float(taus.mean()),
-        "tau/std": float(taus.std()),
-    }
-    if asked[0].kind == "countdown":
-        sums: dict[str, list[float]] = {}
-        for text, row, keep in zip(texts, rollout.temperatures.tolist(), rollout.mask.tolist()):
-            drawn = [tau for tau, sampled in zip(row, keep) if sampled]
-            for name, tau in zip(tasks.countdown_classes(text), drawn):
-                sums.setdefault(name, []).append(tau)
-        metrics |= {f"tau/{name}": sum(values) / len(values) for name, values in sorted(sums.items())}
-    return metrics
+class Parts(NamedTuple):
+    """What a run is made of, whole and checked before it begins."""
+
+    vocabulary: tokenizer.Tokenizer
+    training: list[tuple[tasks.Problem, list[int]]]  # with their prompt ids
+    held_out: list[tasks.Problem]
+    transformer: model.Transformer  # theta
+    policy: object  # phi, or a policy that does not learn
+    reference: model.Transformer | None  # the initial theta, for a KL penalty
+    optimizers: dict[str, torch.optim.Optimizer]
+    first_step: int
+    max_new_tokens: int
 
 
-class Log:
-    """metrics.jsonl and TensorBoard for curves, samples.jsonl and the terminal for completions."""
+def prepare(c: config.Config) -> Parts:
+    """Load everything, or start from the newest checkpoint; all that a user can get wrong goes wrong here."""
+    run, c.device = Path(c.out), model.choose_device(c.device)
+    if c.resume:
+        checkpoint.check_same(run, vars(c))
+    source = checkpoint.whole_checkpoints(run)[-1] if c.resume else weights.find_folder(c.model)
+    vocabulary = tokenizer.load(source)
+    training, held_out = choose_problems(c, vocabulary)
+    length = c.max_new_tokens or tasks.completion_length(training[0][0])
+    transformer, policy, reference = load_policies(c, source)
+    prompts = [ids for _, ids in training] + [tasks.render(p.problem, vocabulary, c.template) for p in held_out]
+    sample.check_lengths(transformer, prompts, length)
+    optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, weight_decay=0.0)}
+    if isinstance(policy, temperature_head.TemperatureHead):
+        optimizers["temperature"] = torch.optim.AdamW(policy.parameters(), lr=c.temperature_lr, weight_decay=0.0)
+    first_step = checkpoint.resume(run, optimizers) if c.resume else checkpoint.begin(run)
+    if not c.resume and held_out[0].kind != "countdown":
+        tasks.write_jsonl(run / "held_out.jsonl", held_out)
+    return Parts(vocabulary, training, held_out, transformer, policy, reference, optimizers, first_step, length)
 
-    def __init__(self, run: Path, c: config.Config, vocabulary):
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, so not for --help
 
-        self.run, self.c, self.vocabulary = run, c, vocabulary
-        self.board = SummaryWriter(str(run / "tensorboard"))
+def sample_in_parts(
+    c: config.Config, transformer, policy, prompts: list[list[int]], length: int, stop: set[int], generator
+):
+    """The Rollout of a step, so many completions at a time as memory holds."""
+    rows = c.rollout_rows or sample.rows_at_once(transformer, max(map(len, prompts)) + length)
+    size = max(1, rows // c.samples_per_prompt)
+    keep_hidden = isinstance(policy, temperature_head.TemperatureHead)
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    return sample.join(
+        [
+            sample.generate(transformer, policy, part, c.samples_per_prompt, length, stop, generator, keep_hidden)
+            for part in parts
+        ]
+    )
 
-    def metrics(self, metrics: dict[str, float]) -> None:
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        for name, value in metrics.items():
-            if name != "step":
-                self.board.add_scalar(name, value, metrics["step"])
 
-    def samples(self, step: int, rollout: sample.Rollout, asked, rewards: torch.Tensor, progress) -> None:
-        """The first problem's first right and first wrong completion."""
-        right = rewards.flatten().tolist()
-        rows = {value: index for index, value in reversed(list(enumerate(right)))}
-        with open(self.run / "samples.jsonl", "a", encoding="utf-8") as file:
-            for reward, row in sorted(rows.items(), reverse=True):
-                ids = rollout.tokens[row][rollout.mask[row]].tolist()
-                taus = rollout.temperatures[row][rollout.mask[row]].tolist()
-                pieces = [self.vocabulary.token_bytes(i).decode("utf-8", "replace") for i in ids]
-                entry = {"step": step, "problem": asked[row].problem, "reward": reward, "pieces": pieces, "taus": taus}
-                file.write(json.dumps(entry) + "\n")
-                line = sample.show(pieces, taus, colours=sys.stdout.isatty())
-                progress.write(f"step {step}  {'right' if reward else 'wrong'}  {asked[row].problem[:60]} {line}")
+def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Problem, list[int]]], list[tasks.Problem]]:
+    """Training problems with their prompt ids, and held-out problems; no problem is in both, none has a long prompt."""
+    problems = tasks.load(c.task, "train")
+    if c.eval_task or problems[0].kind == "countdown":
+        set_aside = tasks.load(c.eval_task or c.task, "test")
+    else:
+        set_aside = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]
+    texts = {problem.problem for problem in set_aside}
 
-    def write(self, name: str, summaries: dict) -> None:
-        (self.run / name).write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
+    def with_ids(chosen: list[tasks.Problem]) -> list[tuple[tasks.Problem, list[int]]]:
+        rendered = [(problem, tasks.render(problem.problem, vocabulary, c.template)) for problem in chosen]
+        return [(problem, ids) for problem, ids in rendered if len(ids) <= c.max_prompt_tokens]
 
-    def close(self) -> None:
-        self.board.close()
+    training = with_ids([problem for problem in problems if problem.problem not in texts])
+    held_out = [problem for problem, _ in with_ids(set_aside[: c.final_problems])]
+    if len(training) < c.prompts_per_step or not held_out:
+        raise ValueError(
+            f"{c.task}: {len(training)} training problems (a step asks {c.prompts_per_step}) and {len(held_out)} held-out "
+            f"ones are left, without those in both and those of more than {c.max_prompt_tokens} prompt tokens"
+        )
+    return training, held_out
+
+
+def load_policies(c: config.Config, source: Path):
+    """The token policy, the temperature policy, and the initial token policy where there is a KL penalty."""
+    transformer = model.load(source, c.device)  # master weights in float32: a step of 1e-6 must arrive
+    transformer.compute_dtype = torch.bfloat16 if c.device == "cuda" else None
+    transformer.checkpointing = c.checkpointing
+    reference = None
+    if c.kl:
+        reference = model.load(c.model, c.device) if c.resume else copy.deepcopy(transformer)
+        reference.compute_dtype = transformer.compute_dtype
+    if c.policy != "own":
+        return transformer, baselines.make(c.policy), reference
+    if (source / temperature_head.FILE).is_file():
+        head = temperature_head.load(source, c.device)
+        if (head.tau_min, head.tau_max) != (c.tau_min, c.tau_max):
+            raise ValueError(
+                f"{source} has a temperature head for [{head.tau_min}, {head.tau_max}]; go on with it by --tau-min "
+                f"{head.tau_min} --tau-max {head.tau_max}, or remove {temperature_head.FILE} to begin anew"
+            )
+        return transformer, head, reference
+    torch.manual_seed(c.seed)
+    head = temperature_head.TemperatureHead(transformer.config.d_model, c.tau_min, c.tau_max)
+    return transformer, head.to(c.device), reference
+
+
+def step_settings(c: config.Config) -> tuple[rl.StepSettings, rl.StepSettings]:
+    """For the token step, and for the temperature step."""
+    tokens = rl.StepSettings(
+        c.token_epochs, c.clip_low, c.clip_high, c.token_entropy, c.kl, c.max_grad_norm, c.micro_batch_tokens
+    )
+    return tokens, rl.StepSettings(
+        c.temperature_epochs, c.clip_low, c.clip_high, c.temperature_entropy, 0.0, c.max_grad_norm, c.micro_batch_tokens
+    )
 
 
 class Interrupt:
@@ -264,17 +239,25 @@ class Interrupt:
         self.now = True
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
+    def done(self) -> None:
+        """From here on Ctrl-C is Ctrl-C again."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
 
-def report(run: Path) -> str:
-    """The before/after table, and where the picture is."""
-    rows = {}
-    for when in ("before", "after"):
-        for name, summary in json.loads((run / f"{when}.json").read_text(encoding="utf-8")).items():
-            rows[f"{when}, {name}"] = summary
-    samples = max(summary["samples"] for summary in rows.values())
-    text = evaluation.table(rows, [f"Avg@{samples}", f"Pass@{samples}"])
-    (run / "table.md").write_text(text + "\n", encoding="utf-8")
-    return f"\n{text}\n\npicture: {plot.picture(run)}\ncompletions by temperature: {plot.heat_map(run)}"
+
+def main() -> None:
+    try:
+        c = config.parse(sys.argv[1:])
+        config.validate(c)
+        parts = prepare(c)
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        train(c, parts)
+    except KeyboardInterrupt:  # before the first step or after the last: what there is to save is saved
+        print("\ntrain.py: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

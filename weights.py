@@ -3,7 +3,7 @@
 A model folder is config.json and safetensors files, one or sharded.  Llama, Qwen2 and Qwen3 share their names; GPT-2 has its
 own, keeps q, k and v in one matrix, and stores matrices transposed.  Pickled weights are never read.
 
-This file imports nothing local; model.py's `load` and `save` are its only callers.
+This file imports nothing local.  Use `model.load` and `model.save`; they call what is here.
 """
 
 import json
