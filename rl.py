@@ -42,7 +42,7 @@ def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    groups, size = rewards.shape
+    rewards, size = rewards.float(), rewards.shape[1]
     if size < 2:
         raise ValueError("a group of one has no baseline: use at least 2 samples per prompt")
     centred = rewards - rewards.mean(1, keepdim=True)

@@ -31,7 +31,8 @@ class Problem:
 
 LARGEST_NUMBER = 12
 OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-STEP = re.compile(r"(0|[1-9]\d{0,6})([-+*])(0|[1-9]\d{0,6})=(0|[1-9]\d{0,6})")
+NUMBER = "(0|[1-9][0-9]{0,6})"
+STEP = re.compile(f"{NUMBER}([-+*]){NUMBER}={NUMBER}")
 SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 
@@ -224,7 +225,7 @@ TEMPLATES = ("auto", "raw", "plain", "chat", "chat-thinking")
 
 
 def choose_template(problem: str, vocabulary) -> str:
-    if re.fullmatch(r"[\d,]+=\d+:", problem):
+    if re.fullmatch(r"[0-9,]+=[0-9]+:", problem):
         return "raw"  # Countdown's own notation
     return "plain" if vocabulary.token_to_id("<|im_start|>") is None else "chat"
 

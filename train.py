@@ -113,6 +113,8 @@ def train(c: config.Config, parts: "Parts") -> None:
             print(f"stopped after step {step + 1}; the same command with --resume goes on from there")
             return
     interrupted.done()
+    if isinstance(policy, baselines.EAD):  # also where a resumed run has no step left to do
+        policy.training_step = c.steps
     logs.write("after.json", evaluate_all())
     print(logs.report())
 

@@ -126,7 +126,7 @@ def test_make_names_every_policy(tmp_path):
     assert isinstance(own, temperature_head.TemperatureHead) and own.tau_min == 0.2
 
 
-@pytest.mark.parametrize("name", ["", "warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
+@pytest.mark.parametrize("name", ["warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
 def test_unknown_policies_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="temperature") as caught:
         baselines.make(name)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import checkpoint
 import config
+import log
 import model
 import rl
 import tasks
@@ -58,7 +59,7 @@ def in_process(monkeypatch):
     """train.train leaves signal handlers and tables behind; here it leaves nothing, and draws no picture."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(tasks, "rewards", lottery)
-    monkeypatch.setattr(train, "report", lambda run: "")
+    monkeypatch.setattr(log.Log, "report", lambda self: "")
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -77,7 +78,7 @@ def go(base: Path, out: Path, *more: str) -> Path:
     """A run, in this process."""
     c = config.parse(words(base, out, *more))
     config.validate(c)
-    train.train(c)
+    train.train(c, train.prepare(c))
     return out
 
 
@@ -123,7 +124,7 @@ def assert_same_run(a: Path, b: Path):
 def unbroken(base, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "rewards", lottery)
-        patch.setattr(train, "report", lambda run: "")
+        patch.setattr(log.Log, "report", lambda self: "")
         return go(base, tmp_path_factory.mktemp("unbroken") / "run")
 
 
@@ -275,7 +276,8 @@ def test_a_finished_run_goes_on_with_more_steps(base, unbroken, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--policy", "ead"), ("--kl", "0.1", "--token-entropy", "0.01"), ("--policy", "0.7")]
+    "flags",
+    [("--policy", "ead", "--max-new-tokens", "16"), ("--kl", "0.1", "--token-entropy", "0.01"), ("--policy", "0.7")],
 )
 def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     """EAD knows the training step; a KL penalty is to the initial model, not to the resumed one."""
@@ -290,6 +292,18 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     assert (run / WEIGHTS[1]).exists() == ("--policy" not in flags)
 
 
+@pytest.mark.parametrize("flags", [(), ("--policy", "ead", "--max-new-tokens", "16")])
+def test_a_kill_in_the_last_evaluation_is_made_good(base, tmp_path, monkeypatch, flags):
+    whole, run = go(base, tmp_path / "whole", "--steps", "2", *flags), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(log.Log, "write", dying(log.Log.write, 2))  # before.json is the first
+        with pytest.raises(Killed):
+            go(base, run, "--steps", "2", *flags)
+    assert not (run / "after.json").exists()
+    go(base, run, "--steps", "2", "--resume", *flags)
+    assert (run / "after.json").read_bytes() == (whole / "after.json").read_bytes()
+
+
 def test_the_first_ctrl_c_ends_the_step_saves_and_resumes(base, unbroken, tmp_path, monkeypatch):
     run = tmp_path / "run"
 
@@ -297,9 +311,13 @@ def test_the_first_ctrl_c_ends_the_step_saves_and_resumes(base, unbroken, tmp_pa
         os.kill(os.getpid(), signal.SIGINT)
         return really(*arguments)
 
-    really = train.measure
+    def unhandled(number, frame):
+        raise Killed
+
+    signal.signal(signal.SIGINT, unhandled)
+    really = log.measure
     with monkeypatch.context() as patch:
-        patch.setattr(train, "measure", lambda *a: interrupted(*a) if len(metrics_or_none(run)) == 2 else really(*a))
+        patch.setattr(log, "measure", lambda *a: interrupted(*a) if len(metrics_or_none(run)) == 2 else really(*a))
         go(base, run)
     assert len(metrics_of(run)) == 3 and not (run / "after.json").exists()
     assert checkpoint.whole_checkpoints(run)[-1].name == "step-000003"
@@ -372,7 +390,7 @@ def test_the_side_that_is_fixed_stays_bit_identical(base, tmp_path, monkeypatch,
 def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_path, monkeypatch):
     """Every text would be right; those that were cut earn 0, count in the mean, and are learned from."""
     monkeypatch.undo()
-    monkeypatch.setattr(train, "report", lambda run: "")
+    monkeypatch.setattr(log.Log, "report", lambda self: "")
     monkeypatch.setattr(tasks.verify, "rewards", lambda texts, golds: [1.0] * len(texts))
     groups, steps = [], []
     advantages, token_step = rl.advantages, rl.token_step

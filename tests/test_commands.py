@@ -62,6 +62,8 @@ def here(monkeypatch, capsys):
         code = 0
         try:
             COMMANDS[script].main()
+        except KeyboardInterrupt:
+            pytest.fail("a traceback of KeyboardInterrupt")
         except SystemExit as ended:
             code = ended.code
             if isinstance(code, str):  # sys.exit("text") prints it, and ends with 1
@@ -220,6 +222,15 @@ def test_ctrl_c_saves_ends_well_and_can_be_resumed(base, tmp_path, here):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == done + 1 and (run / "run.png").exists()
 
 
+def test_ctrl_c_in_the_first_evaluation_is_no_traceback(base, tmp_path, here, monkeypatch):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    code, _, _ = here("train.py", model=base, task="countdown:4", out=tmp_path / "run", **SHORT)
+    assert code
+
+
 def test_the_shipped_model_runs(tmp_path):
     """`python train.py` as it is, but for its length."""
     if not (ROOT / "base_model").is_dir():
@@ -371,10 +382,10 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(schedule="sometimes"), "schedule 'sometimes'"),
         (dict(tau_min=1.5, tau_max=0.1), "0 < tau_min < tau_max"),
         (dict(tau_min=0), "0 < tau_min < tau_max"),
-        (dict(samples_per_prompt=1), "--samples-per-prompt must be at least 2"),
-        (dict(prompts_per_step=0), "--prompts-per-step must be at least 1"),
+        (dict(samples_per_prompt=1), "--samples-per-prompt is 1 and must be at least 2"),
+        (dict(prompts_per_step=0), "--prompts-per-step is 0 and must be at least 1"),
         (dict(max_new_tokens=500), "context of 96"),
-        (dict(max_prompt_tokens=2), "raise --max-prompt-tokens"),
+        (dict(max_prompt_tokens=2), "more than 2 prompt tokens"),
         (dict(task="chess"), "'chess' is none of: countdown, gsm8k"),
         (dict(task="countdown:99"), "2 to 8 numbers"),
         (dict(task="absent.jsonl"), "absent.jsonl: no such file"),
@@ -382,14 +393,15 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(template="chat"), "<|im_start|>"),
         (dict(policy="warm"), "'warm' is none of"),
-        (dict(policy="-1"), "at least 0"),
+        (dict(policy="-1"), "from 0 (greedy) up"),
         (dict(policy="nan"), "temperature"),
-        (dict(token_lr=-1), "learning rate"),
+        (dict(token_lr=-1), "--token-lr is -1.0"),
         (dict(device="abacus"), "abacus"),
         pytest.param(
             dict(device="cuda"), "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
         ),
         (dict(out="A_RUN"), "holds another run"),
+        (dict(out="A_MODEL"), "holds another run or model"),
         (dict(out="A_FILE"), "A_FILE"),
         (dict(resume=None), "holds no checkpoint"),
     ],
@@ -399,6 +411,7 @@ def test_mistakes_of_train(flags, said, base, trained, tmp_path, here, monkeypat
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "A_FILE").write_text("")
     (tmp_path / "A_RUN").symlink_to(trained[0])
+    (tmp_path / "A_MODEL").symlink_to(base)
     (tmp_path / "BAD.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{"problem": \n')
     words = ["--resume"] if "resume" in flags else []
     flags = {name: value for name, value in flags.items() if name != "resume"}
@@ -427,6 +440,7 @@ def test_all_mistakes_are_said_at_once(here, tmp_path):
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(out="absent/figures.json"), "absent/figures.json"),
+        (dict(rows=-1), "--rows"),
         pytest.param(
             dict(device="cuda"), "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
         ),
@@ -445,7 +459,7 @@ def test_mistakes_of_eval(flags, said, base, here, tmp_path, monkeypatch):
         (dict(policy="own"), "no temperature policy of its own"),
         (dict(policy="warm"), "'warm' is none of"),
         (dict(policy="nan"), "temperature"),
-        (dict(max_new_tokens=0), "max-new-tokens"),
+        (dict(max_new_tokens=0), "at least one new token"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(prompt="", template="raw"), "at least one token"),
@@ -496,7 +510,7 @@ def test_values_come_from_the_defaults_then_the_preset_then_the_flags():
     changed = config.parse(["--preset", "qwen3-1.7b-math", "--task", "gsm8k", "--token-lr", "5e-6"])
     assert changed == config.Config(**vars(preset) | {"task": "gsm8k", "token_lr": 5e-6})
     maths = config.parse(["--task", "some/problems.jsonl", "--max-prompt-tokens", "99"])
-    assert (maths.max_new_tokens, maths.max_prompt_tokens, maths.token_lr) == (512, 99, 1e-6)
+    assert (maths.max_new_tokens, maths.max_prompt_tokens, maths.token_lr) == (0, 99, 1e-6)
     assert maths.out == "runs/problems"
     assert config.parse(["--task", "countdown:4"]) == config.Config(task="countdown:4")
 

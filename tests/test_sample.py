@@ -205,6 +205,12 @@ def test_each_row_has_its_own_temperature_and_its_own_draw():
     assert torch.bincount(tokens[2::3], minlength=3).min() > 250
 
 
+def test_greedy_takes_the_first_of_equal_logits():
+    logits = torch.tensor([[1.0, 3.0, 3.0, 3.0]]).expand(50, 4)
+    tokens, log_probs = sample.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
+    assert tokens.tolist() == [1] * 50 and not log_probs.any()
+
+
 def test_tokens_of_probability_zero_are_never_drawn(monkeypatch):
     """Whatever the uniform draw is, its two ends included."""
     logits = torch.tensor([[-math.inf, 0.0, -200.0, 1.0, -math.inf]])

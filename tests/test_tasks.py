@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 import re
 
 import pytest
@@ -14,7 +13,9 @@ from hypothesis import strategies as st
 
 import baselines
 import eval as evaluation
+import log
 import model
+import pretrain
 import sample
 import tasks
 import tokenizer
@@ -108,6 +109,8 @@ def independent_verdict(problem: tasks.Problem, text: str) -> bool:
         for number in (a, b, result):
             if not number or len(number) > 7 or set(number) - set("0123456789"):
                 return False
+            if number[0] == "0" and number != "0":
+                return False
         for operand in (a, b):
             if operand not in pool:
                 return False
@@ -161,6 +164,7 @@ def test_other_sizes_and_random_text_are_judged_rightly(five, two, text):
         "3*5=15,15+7=22;\n", "3*5=15,15+7=22; 5", "3*5=16,16+7=22;", "3*5=15,15+7=23;", "3*5=15,3*5=15,15+7=22;",
         "3*7=21,21+1=22;", "3*5=15,15+7=22,22+0=22;", "3*5=15,7-15=-8;", "3*5=15,15+7=22.0;", "3*5=15,15+7=21+1;",
         "3*5=15,7+15=2_2;", "3×5=15,15+7=22;", "3*5=15,15+7=22,;", r"\boxed{22}", "3*5=١٥,١٥+7=22;", "3*5=15,15+7=٢٢;",
+        "3*5=1٥,1٥+7=22;", "3*5=015,015+7=22;", "3*5=15,15+7=022;", "03*5=15,15+7=22;",
     ],
 )  # fmt: skip
 def test_what_is_not_a_right_trace_earns_nothing(trace):
@@ -469,25 +473,36 @@ def test_training_evaluation_and_sampling_ask_through_one_function(tmp_path, mon
     sample.main()
     assert prompted == rendered and len(prompted) == 1
     rendered.clear(), prompted.clear()
-    monkeypatch.setattr(train, "report", lambda run: "")
-    monkeypatch.setattr(train, "Interrupt", type("Never", (), {"now": False}))
+    monkeypatch.setattr(log.Log, "report", lambda self: "")
+    monkeypatch.setattr(train, "Interrupt", type("Never", (), {"now": False, "done": lambda self: None}))
     path = write(tmp_path / "p.jsonl", *[json.dumps({"problem": f"{i}?", "answer": "1"}) for i in range(8)])
     c = train.config.parse(["--model", str(tmp_path), "--task", path, "--out", str(tmp_path / "run"), "--steps", "2"])
     c.prompts_per_step, c.samples_per_prompt, c.max_new_tokens, c.final_problems, c.eval_samples = 2, 2, 2, 2, 2
-    train.train(c)
+    train.train(c, train.prepare(c))
     assert set(prompted) <= set(rendered) and len(prompted) >= 2 * 2
 
 
 def test_held_out_problems_are_not_trained_on(tmp_path):
     rows = [json.dumps({"problem": f"{i % 60}?", "answer": "1"}) for i in range(100)]  # some twice
-    path = write(tmp_path / "p.jsonl", *rows)
-    for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"]):
-        c = train.config.parse(["--task", path, *flags])
-        training, held = train.held_out(c, tasks.load(path))
-        assert held and training and not {p.problem for p in held} & {p.problem for p in training}
-        assert len(held) <= c.final_problems
-    c = train.config.parse(["--final-problems", "100"])
-    training, held = train.held_out(c, tasks.load("countdown", "train", 500))
-    assert len(held) == 100 and len(training) == 500
-    random.Random(0).shuffle(training)
-    assert not set(training) & set(held)
+    path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
+    for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
+        c = train.config.parse(["--task", path, "--template", "raw", *flags])
+        training, held_out = train.choose_problems(c, vocabulary)
+        asked = {problem.problem for problem, _ in training}
+        assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
+        assert not asked & {problem.problem for problem in held_out}
+        assert all(ids == tasks.render(problem.problem, vocabulary, "raw") for problem, ids in training)
+
+
+def test_problems_set_aside_are_written_so_that_eval_can_read_them(tmp_path):
+    problems = [tasks.Problem("é \n?", "1"), tasks.Problem("x", r"\frac{1}{2}")]
+    tasks.write_jsonl(tmp_path / "p.jsonl", problems)
+    assert tasks.load(str(tmp_path / "p.jsonl")) == problems
+
+
+@pytest.mark.parametrize("numbers", [2, 3, 4])
+def test_the_longest_right_trace_fits_a_completion(numbers):
+    problem = tasks.countdown("test", 1, numbers)[0]
+    traces = (",".join(f"{a}{o}{b}={r}" for a, o, b, r in plan) for _, plan in pretrain.plans((12,) * numbers))
+    assert max(map(len, traces)) + len(";") + 1 <= tasks.completion_length(problem) <= 16 * numbers
+    assert tasks.completion_length(tasks.Problem("?", "1")) == 1024

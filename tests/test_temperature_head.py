@@ -120,7 +120,6 @@ def test_act_draws_from_the_policy(gate, alpha, beta):
     torch.testing.assert_close(action.log_prob, head.log_prob(hidden, action))
     expected = opens * (0.2 + 1.6 * alpha / (alpha + beta)) + (1 - opens) * 0.77
     assert float(action.temperature.mean()) == pytest.approx(expected, abs=0.02)
-    assert head.mean_temperature(hidden, previous)[0].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_change_and_z_are_independent_draws():
@@ -217,12 +216,11 @@ def test_the_head_is_an_eighth_of_a_percent_of_qwen3():
 
 
 def test_no_gradient_reaches_the_language_model():
-    head, torch_hidden = lively_head(), hidden_states(6, 32).requires_grad_()
-    action = head.act(torch_hidden, torch.ones(6))
-    loss = head.log_prob(torch_hidden, action).sum() + head.entropy(torch_hidden).sum()
-    loss = loss + head.mean_temperature(torch_hidden, torch.ones(6)).sum()
+    head, hidden = lively_head(), hidden_states(6, 32).requires_grad_()
+    action = head.act(hidden, torch.ones(6))
+    loss = head.log_prob(hidden, action).sum() + head.entropy(hidden).sum()
     assert all(parameter.grad is not None for parameter in differentiate(loss, head))
-    assert torch_hidden.grad is None
+    assert hidden.grad is None
 
 
 def test_the_head_computes_in_float32_under_autocast():
@@ -258,3 +256,12 @@ def test_save_and_load_give_the_same_policy(tmp_path):
 def test_a_folder_without_a_head_is_refused_in_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="no temperature policy"):
         temperature_head.load(tmp_path)
+
+
+def test_what_is_not_a_head_is_refused_in_one_line(tmp_path):
+    TemperatureHead(8).save(tmp_path)
+    whole = (tmp_path / temperature_head.FILE).read_bytes()
+    (tmp_path / temperature_head.FILE).write_bytes(whole[:-50])
+    with pytest.raises(ValueError, match=temperature_head.FILE) as caught:
+        temperature_head.load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import grammar
+import values
 import verify
-from verify import extract_answer, is_equivalent, normalise, reward, rewards
+from verify import extract_answer, is_equivalent, reward, rewards
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -144,13 +145,8 @@ def test_nothing_equals_nothing(nothing):
     )
 
 
-def test_normalise_is_idempotent_on_its_own_output():
-    for text in (r"$\dfrac{1}{2}\times 27{,}000$", r"x \geq 5", r"3\frac12 \text{ cm}", r"\left[0, 1\right)"):
-        assert normalise(normalise(text)) == normalise(text)
-
-
 def test_import_is_light():
-    code = "import sys, verify; verify.is_equivalent('3*5', '15'); print([m for m in ('sympy', 'torch', 'numpy') if m in sys.modules])"
+    code = "import sys, verify; verify.is_equivalent('3*5', '15'); print([m for m in ('sympy', 'mpmath', 'torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -160,98 +156,6 @@ def test_a_step_of_countdown_is_quick():
     start = time.perf_counter()
     right = sum(is_equivalent(*case) for case in cases)
     assert (time.perf_counter() - start) / len(cases) < 500e-6 and right >= 39 * 19
-
-
-# ------------------------------------------------------------------------------------------------- the symbolic worker
-HANGS = r"\int_0^1 x^{x^x} dx"
-
-
-def children() -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = process.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(fields[0])
-    return found
-
-
-def settled(left, right) -> bool:
-    """The verdict once a worker is warm: the first question may find sympy still being imported."""
-    return any(is_equivalent(left, right) for _ in range(6))
-
-
-def test_sympy_decides_integrals_limits_and_series():
-    assert settled(r"\int_0^1 x^2 \, dx", r"\frac{1}{3}")
-    assert not is_equivalent(r"\int_0^1 x^2 \, dx", r"\frac{1}{2}")
-    assert settled(r"\lim_{x \to 0} \frac{\sin x}{x}", "1")
-    assert settled(r"\sum_{n=1}^{\infty} \frac{1}{n^2}", r"\frac{\pi^2}{6}")
-
-
-def test_a_hanging_question_is_killed_and_the_next_one_works():
-    start = time.perf_counter()
-    assert not is_equivalent(HANGS, "42")
-    assert time.perf_counter() - start < 1.0
-    assert is_equivalent("1+1", "2") and settled(r"\int_0^1 x dx", "1/2")
-    if os.path.exists("/proc/self/stat"):
-        assert "Z" not in children()
-
-
-def test_a_worker_that_died_is_replaced():
-    assert settled(r"\int_0^1 x dx", "1/2")
-    for worker in verify.idle:
-        worker.kill()
-    assert settled(r"\int_0^1 x dx", "1/2")
-
-
-ORPHAN = r"""
-import os, threading, time, verify
-started, start = [], verify.start_worker
-verify.start_worker = lambda: started.append(start()) or started[-1]
-while not verify.is_equivalent(r"\int_0^1 x dx", "1/2"):
-    pass
-threading.Thread(target=verify.is_equivalent, args=(r"\int_0^1 x^{x^x} dx", "42")).start()
-time.sleep(0.1)
-print(*[worker.pid for worker in started], flush=True)
-os.kill(os.getpid(), 9)
-"""
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc to look into")
-def test_a_busy_worker_does_not_outlive_its_parent():
-    pids = subprocess.run([sys.executable, "-c", ORPHAN], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    end = time.perf_counter() + 10
-    while time.perf_counter() < end and any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        time.sleep(0.1)
-    assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
-
-
-def test_threads():
-    verdicts = {}
-
-    def ask(number):
-        verdicts[number] = settled(r"\int_0^1 x dx", f"{number}/2"), is_equivalent(f"x+{number}", f"{number}+x")
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in (1, 2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert verdicts == {1: (True, True), 2: (False, True), 3: (False, True)}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_process_has_workers_of_its_own():
-    assert settled(r"\int_0^1 x dx", "1/2")
-    child = os.fork()
-    if child == 0:
-        right = settled(r"\int_0^1 x dx", "1/2") and settled(r"\int_0^1 x^2 dx", "1/3")
-        verify.stop_workers()
-        os._exit(0 if right else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert settled(r"\int_0^1 x dx", "1/2")
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
@@ -297,12 +201,29 @@ def test_a_users_mistake_is_one_line(tmp_path, content):
     cases = tmp_path / "cases.jsonl"
     if content is not None:
         cases.write_text(content)
-    failed = command(str(cases))
-    assert failed.returncode != 0 and "Traceback" not in failed.stderr and len(failed.stderr.strip().splitlines()) == 1
-    failed = command("--gold", "1")
-    assert (
-        failed.returncode != 0 and len(failed.stderr.strip().splitlines()) == 1 and "--text" in command("--help").stdout
+    for arguments in ([str(cases)], ["--gold", "1"], ["--text", "1"], [], ["--nonsense"], [str(tmp_path)]):
+        failed = command(*arguments)
+        assert failed.returncode == 2 and not failed.stdout, arguments
+        assert failed.stderr.startswith("verify.py: ") and failed.stderr.count("\n") == 1, arguments
+
+
+def test_help_has_one_line_a_flag():
+    shown = command("--help", env=os.environ | {"COLUMNS": "80"}).stdout.partition("positional arguments:")[2]
+    lines = [line for line in shown.splitlines() if line.startswith(" ")]
+    assert len(lines) == 4 and all(len(line.split()) > 2 for line in lines)
+    assert [line.split()[0] for line in lines] == ["cases", "-h,", "--gold", "--text"]
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"gold": "2", "pred": "1+1"}\n' * 5000)
+    piped = subprocess.Popen(
+        [sys.executable, str(ROOT / "verify.py"), str(cases)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    piped.stdout.readline()
+    piped.stdout.close()
+    assert piped.stderr.read() == b"" and piped.wait(60) == 0
+    piped.stderr.close()
 
 
 # -------------------------------------------------------------------------------------------------------- hostile text
@@ -347,14 +268,42 @@ def test_bombs_are_bounded_and_wrong(bomb, tmp_path, monkeypatch):
         "and ",
         "1,",
         "x. So it is 3. ",
+        "\\",
+        "\\\\[",
+        "\\\\(",
+        r"\$x",
+        r"\boxed",
+        r"\fbox ",
+        r"\boxed{1} and ",
+        r"\boxed{" + "{}" * 9000 + "}, ",
+        r"\text{",
+        "$$x",
+        "answer" + " " * 900,
+        "7",
+        "-.",
+        "\n",
+        "\n \n",
     ],
 )
 def test_extraction_from_a_megabyte_is_quick(unit):
     long = unit * (10**6 // len(unit))
-    for text in (long, r"\boxed{" + long, long + " The answer is 5", long + r"\boxed{5}"):
+    for text in (long, r"\boxed{" + long, "The answer is " + long, long + " The answer is 5", long + r"\boxed{5}"):
         start = time.process_time()
         extract_answer(text)
-        assert time.process_time() - start < 0.15  # 0.05 on a quiet machine
+        assert time.process_time() - start < 0.05
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "\t ", "$", "\\\\[", "(", "{", "\\", "1", "1,", "^ ", r"\text{", "%", "answer ", "is "]
+)
+def test_a_verdict_on_a_megabyte_is_quick(unit):
+    """Also in the middle of other text, where a run cannot be stripped, and at the longest that is still normalised."""
+    for size in (10**6, 7990):
+        long = unit * (size // len(unit))
+        for text in (long, f"1{long}x", f"^{long}x", f"$x$ is one of the words {long} 5"):
+            start = time.process_time()
+            assert not is_equivalent(text, "42 x") and is_equivalent(text, text) in (True, False)
+            assert time.process_time() - start < 1.0
 
 
 # --------------------------------------------------------------------------------------------------- the labelled data
@@ -397,5 +346,7 @@ def test_every_gold_answer_equals_itself():
     assert len(golds) > 5000 and not failed
 
 
-def test_examples_in_the_documentation():
-    assert doctest.testmod(verify).failed == 0
+@pytest.mark.parametrize("lesson", [verify, grammar, values])
+def test_examples_in_the_documentation(lesson):
+    outcome = doctest.testmod(lesson)
+    assert outcome.attempted and outcome.failed == 0

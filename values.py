@@ -1,0 +1,310 @@
+r"""What a tree is worth, and when two trees are equal in value. The second half of the verifier; see verify.py.
+
+Two expressions are equal if they agree at fixed points, chosen once, to 110 of 150 digits: far more than chance could
+give, and no algebra is needed. A value that 150 digits cannot hold is refused rather than rounded: 2^{5000} + 1 is not
+2^{5000}. Only integrals, limits and infinite sums go to sympy, in a worker process (`python values.py --worker`) that
+is killed when its time is up. There are no signals, so all of it works in any thread and process.
+
+>>> from grammar import parse
+>>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
+(True, False)
+>>> same_value(parse("1.41421"), parse(r"\sqrt{2}")), same_value(parse("1.41"), parse(r"\sqrt{2}"))
+(True, False)
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import random
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+
+from grammar import FUNCTIONS, INFINITY, TRIGONOMETRIC, Undecided, negative
+
+IN_PROCESS_SECONDS, VERDICT_SECONDS = (
+    0.3,
+    0.75,
+)  # for what runs in this process, and for a verdict with the worker's part
+WORKER_BYTES = 512 * 2**20
+AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
+WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}  # are compared at whole numbers
+RANGES = ((7, 40), (20, 99), (1, 30), (-99, -7), (-99, 99), (1, 18), (40, 150), (-18, 18), (20, 130))
+
+
+class NeedsSympy(Undecided):
+    """The value needs an integral, a limit or a long sum."""
+
+
+class Local(threading.local):
+    """For each thread the time at which its verdict is due, and its arithmetic."""
+
+    deadline, mp = float("inf"), None
+
+
+local = Local()
+
+
+def arithmetic():
+    if local.mp is None:
+        import mpmath  # comes with sympy; not imported before a value is needed
+
+        local.mp = mpmath.MPContext()
+        local.mp.dps = 150
+    return local.mp
+
+
+def check_time() -> None:
+    if time.perf_counter() > local.deadline:
+        raise Undecided("no time left")
+
+
+# 1. The value at a point.
+def evaluate(node: tuple, values: dict):
+    """The value at a point, real or complex, to 150 digits. Raises Undecided, NeedsSympy or an ArithmeticError.
+
+    >>> evaluate(("^", ("symbol", "x"), ("number", Fraction(2))), {"x": 3})
+    mpf('9.0')
+    """
+    check_time()
+    mp, head = arithmetic(), node[0]
+    if head in ("number", "decimal"):
+        return mp.mpf(node[1].numerator) / node[1].denominator
+    if head == "based":
+        return mp.mpf(int(node[1], int(node[2])))
+    if head == "symbol":
+        return values[node[1]] if node[1] in values else {"e": mp.e, "pi": mp.pi, "i": mp.j}[node[1]] * 1
+    if head in ("sum", "prod"):
+        body, variable, low, high = node[1:]
+        start, stop = (evaluate(bound, values) if bound != INFINITY else mp.inf for bound in (low, high))
+        if not 0 <= stop - start <= 1000:
+            raise NeedsSympy("an infinite or long sum")
+        terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(stop - start) + 1)]
+        return add(terms) if head == "sum" else mp.fprod(terms)
+    if head in ("integral", "limit"):
+        raise NeedsSympy(head)
+    arguments = [evaluate(child, values) for child in node[1:]]
+    if head in OPERATIONS:
+        return OPERATIONS[head](arguments)
+    if head not in FUNCTIONS.values() or not all(abs(argument) < 1e6 for argument in arguments):
+        raise Undecided(f"no value: {head}")
+    if head in TRIGONOMETRIC and node[1][0] == "degree":
+        arguments = [argument * mp.pi / 180 for argument in arguments]
+    if head in ("floor", "ceil") and abs(arguments[0] - mp.nint(arguments[0].real)) < AGREE:
+        return mp.nint(arguments[0].real)
+    value = {"max": max, "min": min}.get(head, getattr(mp, head, None))(*arguments)
+    if not mp.isfinite(value):
+        raise ZeroDivisionError
+    return mp.mpf(0) if head != "exp" and abs(value) < AGREE else value  # sin(pi) is zero, not 1e-151
+
+
+def add(terms: list):
+    """A sum that knows a zero when all digits cancel and refuses to lose a term: 2^{5000}+1 is not 2^{5000}."""
+    result, sizes = arithmetic().fsum(terms), [abs(term) for term in terms if term]
+    if not sizes or abs(result) <= max(sizes) * VANISH:
+        return arithmetic().mpf(0)
+    if min(abs(result), *sizes) < max(sizes) * AGREE:
+        raise Undecided("a term is lost")
+    return result
+
+
+def power(base, exponent):
+    """base ** exponent; a negative base has its real root if the exponent's denominator is odd: (-8)^{1/3} = -2."""
+    mp = arithmetic()
+    if not base and exponent.real <= 0:
+        raise ZeroDivisionError
+    if not base or base == 1:
+        return base
+    if not abs(exponent * mp.log(base)) < 1e7:
+        raise Undecided("too large")
+    for denominator in (1, 3, 5, 7, 9) if is_real(base) and base.real < 0 and is_real(exponent) else ():
+        numerator = mp.nint(exponent.real * denominator)
+        if abs(exponent.real * denominator - numerator) < AGREE:
+            return mp.power(-base.real, exponent.real) * (-1) ** int(numerator)
+    return mp.power(base, exponent)
+
+
+OPERATIONS = {
+    "+": add,
+    "*": lambda factors: arithmetic().fprod(factors),
+    "/": lambda pair: pair[0] / pair[1],
+    "^": lambda pair: power(*pair),
+    "\\bmod": lambda pair: arithmetic().fmod(*pair),
+    "fabs": lambda operand: abs(*operand),
+    "percent": lambda operand: operand[0] / 100,
+    "degree": lambda operand: operand[0],
+}
+
+
+def is_real(value) -> bool:
+    return abs(value.imag) <= abs(value) * AGREE
+
+
+def close(left, right) -> bool:
+    return abs(left - right) <= max(abs(left), abs(right)) * AGREE
+
+
+# 2. Two trees at many points.
+def walk(node: tuple):
+    """All subtrees."""
+    yield node
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from walk(child)
+
+
+def samples(left: tuple, right: tuple):
+    """The two values at each point where both have one and both are real (or neither is): at least three points."""
+    nodes, mp, found = [*walk(left), *walk(right)], arithmetic(), 0
+    names = sorted({node[1] for node in nodes if node[0] == "symbol"} - {"e", "i", "pi"})
+    negative_bases = (node for node in nodes if node[0] == "^" and node[1][0] == "number" and node[1][1] < 0)
+    whole = any(node[0] in WHOLE_ONLY for node in nodes) or any(negative_bases)
+    scale = 1 if whole else 7 if any(node[0] in ("floor", "ceil") for node in nodes) else 74
+    ranges = ((1, 14),) * 14 if whole else RANGES
+    generator = random.Random(2602)  # the same points every time
+    for low, high in ranges if names else ((0, 0),):
+        numbers = [generator.randint(low, high) for _ in names]
+        point = {name: mp.mpf(n if whole else 2 * n + 1) / scale for name, n in zip(names, numbers)}
+        try:
+            pair = evaluate(left, point), evaluate(right, point)
+        except NeedsSympy:
+            raise
+        except (ArithmeticError, ValueError):  # a pole, or a value that is too large: other points will do
+            check_time()
+            continue
+        if not names or is_real(pair[0]) == is_real(pair[1]):
+            found += 1
+            yield pair
+    if found < (3 if names else 1):
+        raise Undecided("too few points")
+
+
+def same_value(left: tuple, right: tuple) -> bool:
+    """True if two expressions agree wherever both are real. Raises Undecided, ArithmeticError or LookupError."""
+    if left[0] == right[0] in ("number", "decimal"):
+        return left[1] == right[1]
+    if INFINITY in (left, right) or negative(INFINITY) in (left, right):
+        return False
+    try:
+        return all(close(*pair) or rounds(left, pair[1]) or rounds(right, pair[0]) for pair in samples(left, right))
+    except NeedsSympy:
+        return ask_sympy(left, right)
+
+
+def rounds(node: tuple, exact) -> bool:
+    """True for a decimal of six digits or more to which an exact value without a finite decimal rounds, or is cut."""
+    if node[0] != "decimal" or node[2] < 6:
+        return False
+    mp, shown = arithmetic(), evaluate(node, {})
+    scaled = abs(exact) * mp.mpf(10) ** 100
+    finite = abs(scaled - mp.nint(scaled)) < scaled * AGREE
+    unit = mp.mpf(10) ** (mp.floor(mp.log10(abs(shown))) + 1 - node[2])
+    return not finite and is_real(exact) and exact.real * shown > 0 and -unit / 2 <= abs(exact) - abs(shown) < unit
+
+
+def proportional(left: tuple, right: tuple, positive: bool) -> bool:
+    """True if left = c * right at all points for one constant c, which is not zero, and positive on demand."""
+    pairs = [pair for pair in samples(left, right) if any(pair)]
+    if not pairs or not all(map(all, pairs)) or (positive and not (pairs[0][0] / pairs[0][1]).real > 0):
+        return False
+    return all(close(pairs[0][0] * pair[1], pairs[0][1] * pair[0]) for pair in pairs)
+
+
+# 3. The worker with sympy, for integrals, limits and infinite sums.
+idle: list[subprocess.Popen] = []  # workers that wait for a question; one is taken out while it answers
+os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk to its parent's workers
+
+
+def start_worker() -> subprocess.Popen:
+    command = [sys.executable, os.path.abspath(__file__), "--worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(command, **pipes, text=True)
+    worker.is_ready = False  # until it has said that sympy is imported
+    return worker
+
+
+@atexit.register
+def stop_workers(workers: list[subprocess.Popen] = idle) -> None:
+    while workers:
+        worker = workers.pop()
+        worker.kill()
+        with contextlib.suppress(OSError):
+            worker.communicate()  # closes the pipes, and leaves no zombie
+
+
+def ask_sympy(left: tuple, right: tuple) -> bool:
+    """Sympy's verdict, from a worker that is killed, and replaced, if it comes too late. Raises Undecided."""
+    worker, answer = idle.pop() if idle else start_worker(), ""
+    with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
+        selector.register(worker.stdout, selectors.EVENT_READ)
+        due = min(local.deadline - IN_PROCESS_SECONDS, time.perf_counter()) + VERDICT_SECONDS
+        if not worker.is_ready:
+            if not selector.select(max(0, due - time.perf_counter())):
+                idle.append(worker)  # not killed: it only has to import sympy once
+                raise Undecided("sympy is not imported yet")
+            worker.is_ready = bool(worker.stdout.readline())
+        worker.stdin.write(json.dumps([left, right], default=str) + "\n")
+        worker.stdin.flush()
+        if selector.select(max(0, due - time.perf_counter())):
+            answer = worker.stdout.readline()
+    if not answer:
+        stop_workers([worker])
+        worker = start_worker()
+    idle.append(worker)
+    if not answer:
+        raise Undecided("sympy found nothing in time")
+    return answer.strip() == "true"
+
+
+def serve() -> None:
+    """The worker: a line with two trees comes in, a verdict goes out."""
+    import resource
+
+    import sympy
+
+    with contextlib.suppress(OSError, ValueError):  # where the system knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
+    parent = os.getppid()
+
+    def follow_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)  # whoever asked is gone, and a hanging question must not outlive it
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            left, right = (to_sympy(node, sympy) for node in json.loads(line))
+            difference = sympy.simplify((left - right).doit())
+            equal = difference == 0 or (not difference.free_symbols and abs(sympy.N(difference, 30)) < 1e-25)
+        except Exception:  # whatever sympy raises, it has found no equality
+            equal = False
+        print(json.dumps(bool(equal)), flush=True)
+
+
+def to_sympy(node: list, sympy):
+    """The sympy expression of a tree, which has come as JSON; sympy never sees the text that it was read from."""
+    head, *rest = node
+    if head in ("number", "decimal"):
+        return sympy.Rational(*Fraction(rest[0]).as_integer_ratio())
+    if head == "symbol":
+        constants = {"e": sympy.E, "pi": sympy.pi, "i": sympy.I, "infinity": sympy.oo}
+        return constants.get(rest[0], sympy.Symbol(rest[0], real=True))
+    parts = [to_sympy(child, sympy) for child in rest]
+    if head in ("integral", "sum", "prod"):
+        return {"integral": sympy.Integral, "sum": sympy.Sum, "prod": sympy.Product}[head](parts[0], tuple(parts[1:]))
+    if head == "/":
+        return parts[0] / parts[1]
+    names = {"+": "Add", "*": "Mul", "^": "Pow", "fabs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
+    return getattr(sympy, names.get(head, head))(*parts)
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--worker"]:
+    serve()
