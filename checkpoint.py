@@ -119,6 +119,7 @@ def resume(run: Path, optimizers: dict) -> int:
     return state["step"]
 
 
+# What a resumed run may change.  Only `rollout_rows` moves its draws: it is here for those who ran out of memory.
 MAY_CHANGE = {"resume", "steps", "out", "device", "rollout_rows", "micro_batch_tokens", "checkpointing"} | {
     "eval_every", "eval_problems", "print_every", "save_every",
 }  # fmt: skip

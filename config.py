@@ -93,6 +93,7 @@ PRESETS = {
 def parse(words: list[str]) -> Config:
     """Defaults, then the preset, then the flags; a resumed run's defaults are what it ran with."""
     parser = argparse.ArgumentParser(description="Train tokens and temperatures from verifiable rewards.")
+    parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")
     for f in dataclasses.fields(Config):
         flag = "--" + f.name.replace("_", "-")
         if f.type is bool:

@@ -123,6 +123,7 @@ def heat_map(run: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw a run: run.png and heat_map.html in its folder.")
+    parser.error = lambda message: parser.exit(2, f"plot.py: {message}; --help lists the flags\n")
     parser.add_argument("run", help="the folder of a run, such as runs/countdown")
     run = Path(parser.parse_args().run)
     try:

@@ -156,6 +156,7 @@ def pretrain(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the embedded Countdown base model again.")
+    parser.error = lambda message: parser.exit(2, f"pretrain.py: {message}; --help lists the flags\n")
     parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
     parser.add_argument("--numbers", type=int, default=3, help="how many numbers a problem has")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")

@@ -162,8 +162,8 @@ def load(name: str, split: str = "train", count: int | None = None) -> list[Prob
     """
     if name.partition(":")[0] == "countdown":
         numbers = name.partition(":")[2] or "3"
-        if not numbers.isdigit() or not 2 <= int(numbers) <= 8:
-            raise ValueError(f"task {name!r}: countdown takes 2 to 8 numbers, as in countdown:4")
+        if not numbers.isdigit() or not 2 <= int(numbers) <= 6:
+            raise ValueError(f"task {name!r}: countdown takes 2 to 6 numbers, as in countdown:4")
         return countdown(split, count or 10_000, int(numbers))
     if name in HUB:
         return from_hub(name)[:count]
@@ -250,7 +250,8 @@ def render(problem: str, vocabulary, template: str = "auto") -> list[int]:
     if start is None or end is None:
         raise ValueError(f"template {template!r} needs <|im_start|> and <|im_end|> in the vocabulary; try plain")
     encode = vocabulary.encode
-    ids = [start, *encode(f"user\n{problem}\n{INSTRUCTION}"), end, *encode("\n"), start, *encode("assistant\n")]
+    user, turn = encode(f"user\n{problem}\n{INSTRUCTION}"), encode("assistant\n")
+    ids = [*begin, start, *user, end, *encode("\n"), start, *turn]
     think, done = (vocabulary.token_to_id(token) for token in ("<think>", "</think>"))
     if template == "chat" and think is not None and done is not None:
         ids += [think, *encode("\n\n"), done, *encode("\n\n")]

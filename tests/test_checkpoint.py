@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import baselines
 import checkpoint
 import config
 import log
@@ -290,6 +291,15 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     assert metrics_of(run) == metrics_of(whole)
     assert (run / WEIGHTS[0]).read_bytes() == (whole / WEIGHTS[0]).read_bytes()
     assert (run / WEIGHTS[1]).exists() == ("--policy" not in flags)
+
+
+def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
+    told, really = [], baselines.EAD.act
+    monkeypatch.setattr(
+        baselines.EAD, "act", lambda self, *a, **k: told.append(self.training_step) or really(self, *a, **k)
+    )
+    go(base, tmp_path / "run", "--policy", "ead", "--steps", "3", "--eval-every", "0")
+    assert sorted(set(told)) == [0, 1, 2, 3] and told == sorted(told), "three steps, and the evaluation after them"
 
 
 @pytest.mark.parametrize("flags", [(), ("--policy", "ead", "--max-new-tokens", "16")])

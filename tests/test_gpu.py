@@ -15,7 +15,15 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 CONFIG = model.Config(
-    vocab_size=4096, d_model=256, n_layers=4, n_heads=8, n_kv_heads=2, d_head=32, d_mlp=512, max_length=256, qk_norm=True
+    vocab_size=4096,
+    d_model=256,
+    n_layers=4,
+    n_heads=8,
+    n_kv_heads=2,
+    d_head=32,
+    d_mlp=512,
+    max_length=256,
+    qk_norm=True,
 )
 
 

@@ -290,6 +290,12 @@ def test_prompts_that_cannot_be_sampled_are_refused(transformer):
     assert draw(transformer, baselines.Fixed(1.0), prompts=[[1] * 54], new=10, eos=set()).tokens.shape == (4, 64)
 
 
+def test_rows_at_once_fit_the_memory(transformer):
+    per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers a head, bytes
+    assert sample.rows_at_once(transformer, 64, gibibytes=per_token * 64 * 10 / 2**30) == 10
+    assert sample.rows_at_once(transformer, 64) == 512 and sample.rows_at_once(transformer, 64, gibibytes=1e-9) == 1
+
+
 def test_colours_go_from_cold_to_hot_and_survive_any_temperature():
     shades = [sample.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
     assert shades[0] == shades[1] and shades[3] == shades[4] and len(set(shades)) == 3
