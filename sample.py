@@ -93,9 +93,11 @@ def entropy_at_one(logits: Tensor) -> Tensor:
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """The longest prompt's length; ValueError where a prompt is empty or its completion would not fit the context."""
+    """The longest prompt's length; ValueError where a prompt is empty, foreign, or too long for the model's context."""
     if not prompts or min(map(len, prompts)) == 0 or max_new_tokens < 1:
         raise ValueError("sampling needs prompts of at least one token, and at least one new token")
+    if max(map(max, prompts)) >= transformer.config.vocab_size:
+        raise ValueError("the tokenizer has more tokens than the model: its folder mixes two models' files")
     longest, context = max(map(len, prompts)), transformer.config.max_length
     if longest + max_new_tokens > context:
         raise ValueError(

@@ -107,7 +107,12 @@ class Tokenizer:
         self.eos_ids = read_eos_ids(folder, self._added)
 
     def encode(self, text: str, allow_added: bool = False) -> list[int]:
-        """Ids of `text`, nothing put in front. Half a surrogate pair, which is no text, becomes U+FFFD."""
+        """Ids of `text`, nothing put in front. Half a surrogate pair, which is no text, becomes U+FFFD.
+
+        Raises ValueError for 100,000 white-space characters in a row, far more than which end tiktoken's process.
+        """
+        if len(text) > 100_000 and any(len(run[0]) >= 100_000 for run in re.finditer(r"\s+", text)):
+            raise ValueError("a text with 100,000 white-space characters in a row cannot be encoded")
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if not allow_added:
             return self._encode_text(self._normalize(text))

@@ -285,6 +285,8 @@ def test_prompts_that_cannot_be_sampled_are_refused(transformer):
     for prompts in ([], [[1], []]):
         with pytest.raises(ValueError, match="at least one token"):
             draw(transformer, baselines.Fixed(1.0), prompts=prompts)
+    with pytest.raises(ValueError, match="more tokens than the model"):
+        draw(transformer, baselines.Fixed(1.0), prompts=[[1, VOCABULARY]])
     with pytest.raises(ValueError, match="context of 64"):
         draw(transformer, baselines.Fixed(1.0), prompts=[[1] * 55], new=10)
     assert draw(transformer, baselines.Fixed(1.0), prompts=[[1] * 54], new=10, eos=set()).tokens.shape == (4, 64)

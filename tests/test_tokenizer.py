@@ -445,3 +445,11 @@ def test_byte_level_file_reads_the_same_everywhere(tmp_path):
         assert ours.encode(text) == list(text.encode())
 
     check()
+
+
+def test_endless_white_space_is_refused_and_long_texts_are_not(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([])))
+    vocabulary = tokenizer.load(tmp_path)
+    assert len(vocabulary.encode("a " * 100_000 + " " * 50_000)) == 250_000
+    with pytest.raises(ValueError, match="white-space"):
+        vocabulary.encode("x" + "\n" * 100_000)
