@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
-# Apple's GPU lacks the gamma sampler: that one op runs on the CPU.  Threads that spin while waiting starve each other.
+# Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np

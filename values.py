@@ -26,7 +26,8 @@ import threading
 import time
 from fractions import Fraction
 
-from grammar import FUNCTIONS, INFINITY, TRIGONOMETRIC, Undecided, negative
+from grammar import INFINITY, Undecided, negative
+from spelling import FUNCTIONS, TRIGONOMETRIC
 
 IN_PROCESS_SECONDS, VERDICT_SECONDS = (
     0.3,

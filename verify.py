@@ -3,7 +3,7 @@ r"""Is this answer right? The verifier behind every reward: extract -> normalise
 RL pays whatever the verifier pays, so a wrong verdict is a wrong gradient. Four stages, each usable alone:
 
 1. `extract_answer` finds the final answer in a model's text: the last \boxed, else "####", else "the answer is ...".
-2. `normalise` (grammar.py) rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=, no units.
+2. `normalise` (spelling.py) rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=, no units.
 3. `parse` (grammar.py) reads the result into a tree of nested tuples, such as ("+", one, x). Text is never evaluated.
 4. `compare` decides by shape (list, interval, equation, matrix, ...), and what is left by value (values.py).
 
@@ -36,16 +36,14 @@ from fractions import Fraction
 from grammar import (
     INFINITY,
     MAX_LENGTH,
-    PLAIN,
     RELATIONS,
     THOUSANDS,
     Undecided,
     combined,
     negative,
-    normalise,
     parse,
-    words,
 )
+from spelling import PLAIN, normalise, words
 from values import IN_PROCESS_SECONDS, check_time, local, proportional, same_value, walk
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
@@ -154,7 +152,7 @@ def bare(text: str) -> str:
     return text.strip()
 
 
-# 4. Compare: the shapes around the expressions, then the values of these. (2 and 3, normalise and parse: grammar.py.)
+# 4. Compare: the shapes around the expressions, then the values of these. (2: spelling.py, 3: grammar.py.)
 SETS = {",", "{}", "\\cup"}
 SHAPES = {"()", "[]", "(]", "[)", "\\cap", "\\setminus", ":", "row", "rows"}
 

@@ -6,7 +6,8 @@ import time
 import pytest
 
 import grammar
-from grammar import Undecided, normalise, parse, tokenise, words
+from grammar import Undecided, parse, tokenise
+from spelling import normalise, words
 
 
 def test_normalise_is_idempotent_on_its_own_output():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import values
-from grammar import Undecided, normalise, parse
+from grammar import Undecided, parse
+from spelling import normalise
 from values import evaluate, proportional, same_value
 from verify import is_equivalent
 

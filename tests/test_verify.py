@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import grammar
+import spelling
 import values
 import verify
 from verify import extract_answer, is_equivalent, reward, rewards
@@ -344,7 +345,7 @@ def test_every_gold_answer_equals_itself():
     assert len(golds) > 5000 and not failed
 
 
-@pytest.mark.parametrize("lesson", [verify, grammar, values])
+@pytest.mark.parametrize("lesson", [verify, spelling, grammar, values])
 def test_examples_in_the_documentation(lesson):
     outcome = doctest.testmod(lesson)
     assert outcome.attempted and outcome.failed == 0
