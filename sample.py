@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
     parser.add_argument("--policy", default="", help="own (default where the folder has a head), greedy, 0.7, ead, edt")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="stop after so many tokens")
+    parser.add_argument("--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end")
     parser.add_argument(
         "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
     )
@@ -242,6 +242,7 @@ def main() -> None:
         policy = baselines.make(arguments.policy, folder, device)
         prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
         generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)
+        length = arguments.max_new_tokens or min(1024, transformer.config.max_length - len(prompt))
         decoder, taus = codecs.getincrementaldecoder("utf-8")("replace"), []  # a token may be half a character
 
         def stream(step: int, token: Tensor, temperature: Tensor) -> None:
@@ -250,7 +251,7 @@ def main() -> None:
                 text = decoder.decode(vocabulary.token_bytes(int(token[0])))
                 print(colour(text, taus[-1]) if sys.stdout.isatty() else text, end="", flush=True)
 
-        generate(transformer, policy, [prompt], 1, arguments.max_new_tokens, stop, generator, on_token=stream)
+        generate(transformer, policy, [prompt], 1, length, stop, generator, on_token=stream)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -459,7 +459,7 @@ def test_mistakes_of_eval(flags, said, base, here, tmp_path, monkeypatch):
         (dict(policy="own"), "no temperature policy of its own"),
         (dict(policy="warm"), "'warm' is none of"),
         (dict(policy="nan"), "temperature"),
-        (dict(max_new_tokens=0), "at least one new token"),
+        (dict(max_new_tokens=-1), "at least one new token"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(prompt="", template="raw"), "at least one token"),
@@ -529,3 +529,10 @@ def test_every_flag_has_a_meaning():
         assert all(f.metadata["help"].strip() for f in dataclasses.fields(config.Config))
         return
     pytest.fail("a flag without a help line")
+
+
+@pytest.mark.skipif(not (ROOT / "base_model").is_dir(), reason="needs the shipped model")
+def test_sampling_stops_at_the_end_of_the_context_by_default(here):
+    """As the README calls it: the small model's context is shorter than the default length."""
+    code, printed, error = here("sample.py", model=ROOT / "base_model", prompt="3,5,7=22:")
+    assert code == 0 and "tokens, mean temperature" in printed, error
