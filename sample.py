@@ -228,7 +228,9 @@ def main() -> None:
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
     parser.add_argument("--policy", default="", help="own (default where the folder has a head), greedy, 0.7, ead, edt")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end"
+    )
     parser.add_argument(
         "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
     )

@@ -196,7 +196,7 @@ def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Prob
 def load_policies(c: config.Config, source: Path):
     """The token policy, the temperature policy, and the initial token policy where there is a KL penalty."""
     transformer = model.load(source, c.device)  # master weights in float32: a step of 1e-6 must arrive
-    transformer.compute_dtype = torch.bfloat16 if c.device == "cuda" else None
+    transformer.compute_dtype = torch.bfloat16 if c.device.startswith("cuda") else None
     transformer.checkpointing = c.checkpointing
     reference = None
     if c.kl:
@@ -249,13 +249,13 @@ class Interrupt:
 
 def main() -> None:
     try:
-        c = config.parse(sys.argv[1:])
-        config.validate(c)
-        parts = prepare(c)
-    except (ValueError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    try:
+        try:
+            c = config.parse(sys.argv[1:])
+            config.validate(c)
+            parts = prepare(c)
+        except (ValueError, OSError) as error:  # a user's mistake; later ones are ours, and want their traceback
+            print(f"train.py: {error}", file=sys.stderr)
+            sys.exit(2)
         train(c, parts)
     except KeyboardInterrupt:  # before the first step or after the last: what there is to save is saved
         print("\ntrain.py: interrupted", file=sys.stderr)
