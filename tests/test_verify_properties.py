@@ -23,7 +23,7 @@ EXPRESSIONS = st.recursive(
         st.builds(r"\frac{{{}}}{{{}}}".format, inner, ATOMS), st.builds("({})^2".format, inner), st.builds(r"\sin({})".format, inner),
     ),
     max_leaves=6,
-)  # fmt: skip
+).filter(lambda text: text.count(")^2") < 2)  # squares of squares of squares pass the limits on size  # fmt: skip
 REWRITES = [
     lambda text: f"({text})", lambda text: f"${text}$", lambda text: rf"\boxed{{{text}}}", lambda text: f"0 + {text}", lambda text: f"1\\cdot({text})",
     lambda text: rf"\left({text}\right)", lambda text: text.replace("+", " + "), lambda text: text.replace(r"\frac", r"\dfrac"), lambda text: f"-(-({text}))",
