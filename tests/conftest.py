@@ -1,14 +1,21 @@
 """What the tests share: the repository on the path, small models of each family, and the folder of real data."""
 
+import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
+
+
+# On a CI machine the same examples every time; elsewhere new ones, which is how counterexamples are found.
+hypothesis.settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("house")
 
 
 def pytest_configure(config):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st  # noqa: E402
 from spelling import normalise  # noqa: E402
 from verify import extract_answer, is_equivalent, reward  # noqa: E402
 
-settings.register_profile("quick", max_examples=120, deadline=None)
-settings.load_profile("quick")
+settings.register_profile("verify", settings.get_profile("house"), max_examples=120)
+settings.load_profile("verify")
 
 ATOMS = st.one_of(
     st.integers(1, 99).map(str),
