@@ -6,20 +6,22 @@ A policy is anything with
 
 and a `tau_initial`.  To try an idea of your own, write such a class here and name it in `make`.
 
-    fixed   tau_t = T;  T = 0 is greedy
-    EAD     tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
-    EDT     tau_t = T_0 * 0.8^(theta / H_t), H_t the entropy in nats at tau = 1                    arXiv 2403.14541
+    fixed      tau_t = T;  T = 0 is greedy
+    EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
+    EDT        tau_t = T_0 * 0.8^(theta / H_t), H_t the entropy in nats at tau = 1                    arXiv 2403.14541
+    TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
+    sequence   one learned temperature a completion: the head, asked once
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import temperature_head
-from temperature_head import Action
+from temperature_head import Action, TemperatureHead
 
 
 def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
@@ -47,20 +49,24 @@ class Fixed:
 class EAD:
     """Explore early, exploit late: the temperature falls with the position t in the completion.
 
-    d_s = min(d_0 + 5 s, 40000) at training step s, in code units of 20 tokens, as in the paper's code.  That code samples
+    d_s = min(d_0 + 5 s, 40000) at training step s, in code units of 20 tokens, as in the paper's code (`growth` is the 5).  That code samples
     with exp(t / (20 d)) and corrects with exp(t / d); here the stored tau serves both.
     """
 
     tau_min: float = 0.1
     tau_max: float = 1.2
     d_0: float = 25.0
+    growth: float = 5.0
     tokens_per_unit: float = 20.0
     warm_tokens: int = 10  # c
     training_step: int = 0  # s
     tau_initial: float = 1.0
 
+    def begin_step(self, training_step: int, generator=None) -> None:
+        self.training_step = training_step
+
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        d_s = min(self.d_0 + 5 * self.training_step, 40_000)
+        d_s = min(self.d_0 + self.growth * self.training_step, 40_000)
         exponent = min(step / (self.tokens_per_unit * d_s), 50.0)
         tau = 1.0 if step < self.warm_tokens else max(1 + self.tau_max - math.exp(exponent), self.tau_min)
         return chosen(torch.full_like(tau_previous, tau), tau_previous)
@@ -86,8 +92,133 @@ class EDT:
         return chosen(tau.clamp(self.tau_min, self.tau_max), tau_previous)
 
 
+class TAMPO(torch.nn.Module):
+    """A temperature for each training step, from a categorical over candidates that learns which of them pays.
+
+    How well would candidate T_k have explained the completion i?  l_ik = mean_t log pi_theta(y_t | h_t, T_k), normalised
+    across the candidates: w_ik = softmax_k(l_ik).  It is credited with its share of the advantages, A_k = mean_i w_ik A_i;
+    `scores`, an exponential moving average of the A_k, are the logits of the categorical (over `sharpness`).
+
+    While training, `begin_step` draws the step's temperature; otherwise it is the categorical's mean.
+    Our reading of the paper's text, which leaves `sharpness` and the average's weight open.
+    """
+
+    kind = "tampo"
+    SETTINGS = dict(lowest=0.1, highest=1.5, candidates=8, momentum=0.9, sharpness=0.01)
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = self.SETTINGS | settings
+        candidates = torch.linspace(self.settings["lowest"], self.settings["highest"], int(self.settings["candidates"]))
+        self.register_buffer("candidates", candidates)  # T_k (K,)
+        self.register_buffer("scores", torch.zeros_like(candidates))  # (K,)
+        self.drawn: float | None = None  # the step's temperature, from its draw to its end
+        self.tau_initial = 1.0
+
+    def probabilities(self) -> Tensor:
+        """Of the categorical over the candidates, (K,)."""
+        return (self.scores / self.settings["sharpness"]).softmax(0)
+
+    def begin_step(self, training_step: int, generator=None) -> None:
+        self.drawn = float(self.candidates[torch.multinomial(self.probabilities(), 1, generator=generator)])
+
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
+        mean = float(self.probabilities() @ self.candidates)
+        return chosen(torch.full_like(tau_previous, mean if self.drawn is None else self.drawn), tau_previous)
+
+    @torch.no_grad()
+    def learn(self, transformer, rollout, advantage: Tensor) -> dict[str, float]:
+        """Move the categorical by a Rollout with its hidden states and the advantages (B,) of its completions."""
+        rows, columns = rollout.mask.nonzero(as_tuple=True)
+        log_likelihood = torch.zeros(len(rollout.mask), len(self.candidates), device=advantage.device)
+        for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
+            logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device)).float()
+            for k, temperature in enumerate(self.candidates):
+                log_probs = (logits / temperature).log_softmax(-1)  # (n, V)
+                of_tokens = log_probs.gather(-1, rollout.tokens[row, column][:, None])[:, 0]
+                log_likelihood[:, k].index_add_(0, row, of_tokens)
+        log_likelihood /= rollout.mask.sum(1, keepdim=True)  # l_ik (B, K)
+        self.move(log_likelihood, advantage)
+        self.drawn = None
+        probabilities = self.probabilities()
+        return {"mean": float(probabilities @ self.candidates), "highest_probability": float(probabilities.max())}
+
+    def move(self, log_likelihood: Tensor, advantage: Tensor) -> None:
+        """One step of the moving average: log_likelihood (B, K), advantage (B,)."""
+        share = log_likelihood.softmax(-1)  # w_ik
+        credit = (share * advantage[:, None]).mean(0)  # A_k
+        if not credit.isfinite().all():
+            raise FloatingPointError("the credit of a temperature is not finite")
+        momentum = self.settings["momentum"]
+        self.scores.mul_(momentum).add_(credit, alpha=1 - momentum)
+
+    def save(self, folder: str | Path) -> None:
+        temperature_head.save(self, folder)
+
+
+class SequenceHead(TemperatureHead):
+    """One temperature a completion: pi_phi(tau | h_1), a Beta read off the hidden state that draws the first token.
+
+    No gate: the first token's temperature is always drawn, and the others keep it, with nothing drawn.
+    """
+
+    kind = "sequence"
+
+    @torch.no_grad()
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
+        if step:
+            zero = torch.zeros_like(tau_previous)
+            return Action(tau_previous, zero.bool(), zero, zero)
+        z = super().act(hidden, tau_previous, generator=generator).z
+        action = Action(self.tau_min + z * (self.tau_max - self.tau_min), torch.ones_like(z, dtype=torch.bool), z, z)
+        return action._replace(log_prob=self.log_prob(hidden, action))
+
+    def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
+        _, alpha, beta = self(hidden)
+        return torch.where(action.changed, temperature_head.beta_log_prob(alpha, beta, action.z), 0.0)
+
+    def entropy(self, hidden: Tensor) -> Tensor:
+        raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
+
+
+RULES = {"ead": EAD, "edt": EDT}
+LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
+NAMES = "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt (with settings: edt:base=0.8,theta=0.2)"
+
+
+def parse(name: str) -> tuple[str, dict[str, float]]:
+    """A policy's name and settings.
+
+    >>> parse("edt:base=0.8,theta=0.2")
+    ('edt', {'base': 0.8, 'theta': 0.2})
+    """
+    kind, _, rest = name.partition(":")
+    known = {"tampo": TAMPO.SETTINGS} | {rule: {f.name for f in fields(RULES[rule])} for rule in RULES}
+    settings = {}
+    for pair in rest.split(",") if rest else []:
+        key, _, value = pair.partition("=")
+        try:
+            settings[key] = float(value)
+        except ValueError:
+            settings[key] = math.nan
+        if key not in known.get(kind, ()) or not math.isfinite(settings[key]):
+            takes = f"takes numbers for {', '.join(sorted(known[kind]))}" if kind in known else "takes no settings"
+            raise ValueError(f"policy {name!r}: {kind} {takes}, and not {pair!r}")
+    return kind, settings
+
+
+def learns(name: str) -> bool:
+    return parse(name)[0] in LEARNED
+
+
+def begin(name: str, d_model: int, tau_min: float, tau_max: float):
+    """A policy that learns, as it is before it has learned anything."""
+    kind, settings = parse(name)
+    return TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
+
+
 def make(name: str = "", folder: str | Path = "", device="cpu"):
-    """The policy that a command line names: `own` (the head in `folder`), `greedy`, a number, `ead` or `edt`.
+    """The policy that a command line names: a rule, or what was learned and lies in `folder` (own: whatever lies there).
 
     Without a name it is the model's own where it has one, and temperature 1 where it has not.
 
@@ -96,14 +227,16 @@ def make(name: str = "", folder: str | Path = "", device="cpu"):
     """
     if not name:
         name = "own" if (Path(folder) / temperature_head.FILE).is_file() else "1.0"
-    if name == "own":
-        return temperature_head.load(folder, device)
-    if name == "ead":
-        return EAD()
-    if name == "edt":
-        return EDT()
+    kind, settings = parse(name)
+    if kind in LEARNED:
+        policy = temperature_head.load(folder, device, LEARNED)
+        if kind not in ("own", policy.kind):
+            raise ValueError(f"{folder} holds a temperature policy of the kind {policy.kind}, and not {kind}")
+        return policy
+    if kind in RULES:
+        return RULES[kind](**settings)
     try:
         temperature = 0.0 if name == "greedy" else float(name)
     except ValueError:
-        raise ValueError(f"policy {name!r} is none of: own, greedy, a temperature such as 0.7, ead, edt") from None
+        raise ValueError(f"policy {name!r} is none of: {NAMES}") from None
     return Fixed(temperature)

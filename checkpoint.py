@@ -9,27 +9,31 @@
         checkpoints/step-000100/          the same files, whole: what --resume reads
 
 A checkpoint is written beside its place and renamed into it, so that a kill leaves the one before whole; the folder's own
-files are hard links to it.  Nothing about randomness or data order is saved, because both are functions of (seed, step):
-see `random_state` and `batch_indices`.
+files are hard links to it.  The last few are kept, and the one that did best in evaluation.  Nothing about randomness,
+data order or schedule is saved, because all are functions of (seed, step): see `random_state` and `batch_indices`.
 """
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
 import torch
 
+import distributed
+import faults
 import model
-import temperature_head
 
 STATE, CONFIG, LOGS = "trainer_state.pt", "run.json", ("metrics.jsonl", "samples.jsonl")
 
 
-def random_state(seed: int, step: int, device="cpu") -> torch.Generator:
+def random_state(seed: int, step: int, device="cpu", process: int = 0) -> torch.Generator:
     """The generator of one training step; the same whether the run was resumed before it or not."""
-    return torch.Generator(device).manual_seed(random.Random(f"{seed} step {step}").getrandbits(60))
+    name = f"{seed} step {step}" + (f" process {process}" if process else "")
+    return torch.Generator(device).manual_seed(random.Random(name).getrandbits(60))
 
 
 def batch_indices(problems: int, per_step: int, step: int, seed: int) -> list[int]:
@@ -47,30 +51,86 @@ def batch_indices(problems: int, per_step: int, step: int, seed: int) -> list[in
 
 
 def save(run: Path, step: int, transformer, head, vocabulary, optimizers: dict, config: dict, keep: int = 2) -> None:
-    """Write `checkpoints/step-N`, where N steps are done, show it as the run's folder, and drop all but the last `keep`."""
+    """Write `checkpoints/step-N`, where N steps are done, and show it as the run's folder.
+
+    Of the others the last `keep` stay, and the best.  Raises faults.Stopped where the disk is full.
+    """
     final = run / "checkpoints" / f"step-{step:06d}"
-    if final.is_dir():
-        return
     new = final.with_name(f".{final.name}.{os.getpid()}")
+    # From all processes, where there are several; the first one writes.
+    theta = distributed.whole(transformer.state_dict())
+    states = distributed.whole({name: optimizer.state_dict() for name, optimizer in optimizers.items()})
+    if distributed.is_first() and not final.is_dir():
+        try:
+            write(new, step, transformer, theta, head, vocabulary, states, config)
+        except Exception as error:  # safetensors and torch.save each have their own for a full disk
+            shutil.rmtree(new, ignore_errors=True)
+            needed, free = checkpoint_bytes(transformer), shutil.disk_usage(run).free
+            if free < needed or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise faults.Stopped(
+                    f"no room for a checkpoint of {needed / 2**20:,.0f} MB in {run} ({free / 2**20:,.0f} MB free)"
+                ) from None
+            raise
+        os.replace(new, final)
+        sync(final.parent)
+        publish(run, final)
+        drop_old(run, keep)
+    distributed.wait()
+
+
+def drop_old(run: Path, keep: int) -> None:
+    """All but the last `keep` checkpoints, and the best one."""
+    best = best_step(run)
+    for old in whole_checkpoints(run)[:-keep]:
+        if old.name != f"step-{best:06d}":
+            shutil.rmtree(old)
+
+
+def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, states: dict, config: dict) -> None:
+    """All files of a checkpoint, in a new folder, on the disk and not in its cache."""
+    run = new.parent.parent
     shutil.rmtree(new, ignore_errors=True)
-    model.save(transformer, new)
+    model.save(transformer, new, theta)
     vocabulary.save(new)
     # Only what ends a completion: a base model's own top-p or temperature would be applied on top of the policy's.
     ends = {"eos_token_id": sorted(vocabulary.eos_ids)}
     (new / "generation_config.json").write_text(json.dumps(ends) + "\n", encoding="utf-8")
-    if isinstance(head, temperature_head.TemperatureHead):
+    if isinstance(head, torch.nn.Module):  # one that learns
         head.save(new)
     (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     logs = {name: (run / name).stat().st_size for name in LOGS if (run / name).exists()}
-    states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     torch.save({"step": step, "optimizers": states, "log_bytes": logs}, new / STATE)
-    for file in new.iterdir():
-        with open(file, "rb+") as opened:
-            os.fsync(opened.fileno())
-    os.replace(new, final)
-    publish(run, final)
-    for old in whole_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    for file in [*new.iterdir(), new]:
+        sync(file)
+
+
+def sync(file: Path) -> None:
+    """To the disk: a folder too, or a rename in it could be lost with the power."""
+    opened = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def checkpoint_bytes(transformer) -> int:
+    """Weights and Adam's two moments of them, in float32; the rest is small."""
+    return 12 * sum(parameter.numel() for parameter in transformer.parameters())
+
+
+def best_step(run: Path) -> int:
+    """The steps done when an evaluation during the run had its highest Avg@k, by metrics.jsonl; -1 where there is none.
+
+    The later one of two that are equal.
+    """
+    best, highest = -1, -1.0
+    if (run / LOGS[0]).exists():
+        for line in (run / LOGS[0]).read_text(encoding="utf-8").splitlines():
+            metrics = json.loads(line)
+            score = next((value for name, value in metrics.items() if re.fullmatch(r"eval/Avg@\d+", name)), -1.0)
+            if score >= highest and score >= 0:
+                best, highest = metrics["step"] + 1, score
+    return best
 
 
 def publish(run: Path, checkpoint: Path) -> None:
@@ -88,15 +148,57 @@ def publish(run: Path, checkpoint: Path) -> None:
 
 def whole_checkpoints(run: Path) -> list[Path]:
     """Oldest first; what was being written when a run was killed starts with a dot and is not among them."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    return sorted((run / "checkpoints").glob("step-[0-9]*"), key=lambda folder: int(folder.name[len("step-") :]))
 
 
-def begin(run: Path) -> int:
+def clean(run: Path) -> None:
+    """Remove what was being written when a run was killed."""
+    for folder in (run / "checkpoints").glob(".step-*"):
+        shutil.rmtree(folder)
+    for link in run.glob(".*.*.[0-9]*"):  # publish's
+        link.unlink()
+
+
+def begin(run: Path, transformer, keep: int) -> int:
     """Make the folder of a new run, without what is left of one that was killed before its first checkpoint."""
+    if not distributed.is_first():
+        return 0
     run.mkdir(parents=True, exist_ok=True)
+    clean(run)
     for name in LOGS:
         (run / name).unlink(missing_ok=True)
+    needed, free = (keep + 1) * checkpoint_bytes(transformer), shutil.disk_usage(run).free
+    if free < needed:
+        raise ValueError(
+            f"{run}: {keep} checkpoints and one being written take {needed / 2**20:,.0f} MB, and the disk has "
+            f"{free / 2**20:,.0f}: --out another disk, or a lower --keep-checkpoints"
+        )
     return 0
+
+
+LOCKS: dict[Path, int] = {}  # the folders of this process, which the system unlocks when it ends in any way
+
+
+def lock(run: Path) -> None:
+    """ValueError where another process is training in this folder; PermissionError where it cannot be written."""
+    if not distributed.is_first():
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    if not os.access(run, os.W_OK):
+        raise PermissionError(f"{run}: this folder cannot be written")
+    if run.resolve() in LOCKS:
+        return
+    opened = os.open(run, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise ValueError(f"{run}: another process is training in this folder") from None
+    except (ImportError, OSError):  # a system, or a file system, without locks
+        pass
+    LOCKS[run.resolve()] = opened
 
 
 def resume(run: Path, optimizers: dict) -> int:
@@ -105,29 +207,37 @@ def resume(run: Path, optimizers: dict) -> int:
     The weights are loaded from the checkpoint's folder, as those of any model.
     """
     newest = whole_checkpoints(run)[-1]
-    publish(run, newest)
     try:
         state = torch.load(newest / STATE, map_location="cpu", weights_only=True)
+        for name, optimizer in optimizers.items():
+            distributed.load_optimizer(optimizer, state["optimizers"][name])
+        step, logs = int(state["step"]), dict(state["log_bytes"])
     except Exception as error:  # of many types, from a file that is cut or foreign
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{newest / STATE}: not a whole checkpoint ({reason}); remove {newest}") from None
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
+    if not distributed.is_first():
+        return step
+    clean(run)
+    publish(run, newest)
     for name in LOGS:
         if (run / name).exists():
-            os.truncate(run / name, state["log_bytes"].get(name, 0))
-    return state["step"]
+            os.truncate(run / name, logs.get(name, 0))
+    return step
 
 
 # What a resumed run may change.  Only `rollout_rows` moves its draws: it is here for those who ran out of memory.
-MAY_CHANGE = {"resume", "steps", "out", "device", "rollout_rows", "micro_batch_tokens", "checkpointing"} | {
-    "eval_every", "eval_problems", "print_every", "save_every",
+MAY_CHANGE = {"resume", "steps", "out", "device", "rollout_rows", "micro_batch_tokens", "checkpointing", "shard"} | {
+    "eval_every", "eval_problems", "print_every", "save_every", "keep_checkpoints",
 }  # fmt: skip
 
 
 def configuration(run: Path) -> dict:
     """What the newest checkpoint ran with; its values are a resumed run's defaults."""
-    return json.loads((whole_checkpoints(run)[-1] / CONFIG).read_text(encoding="utf-8"))
+    file = whole_checkpoints(run)[-1] / CONFIG
+    try:
+        return {} | json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: not a configuration ({error}); remove {file.parent}") from None
 
 
 def check_same(run: Path, config: dict) -> None:

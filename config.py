@@ -11,6 +11,7 @@ from pathlib import Path
 
 import baselines
 import checkpoint
+import distributed
 import model
 import rl
 
@@ -27,7 +28,7 @@ class Config:
     preset: str = option("countdown", "countdown, qwen3-0.6b-gsm8k, qwen3-1.7b-math or qwen3-4b-math: other defaults")
     # what is trained, on what
     model: str = option("base_model", "folder in Hugging Face format, or hub id")
-    policy: str = option("own", "own: the learned head; or a policy that does not learn: 0.7, ead, edt")
+    policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
     task: str = option("countdown", "countdown, countdown:4, gsm8k, math, or a .jsonl file with problem and answer")
     eval_task: str = option("", "held-out problems, as --task; none: Countdown's test split, or some of the file set aside")
     template: str = option("auto", "prompt: auto, raw, plain, chat, chat-thinking")
@@ -63,15 +64,17 @@ class Config:
     clip_low: float = option(0.2, "PPO: ratios below 1 - this gain nothing more")
     clip_high: float = option(0.2, "PPO: ratios above 1 + this gain nothing more (larger: clip-higher)")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
-    micro_batch_tokens: int = option(16_384, "tokens a backward pass: lower it where memory ends while training")
+    micro_batch_tokens: int = option(0, "tokens a backward pass, lower where memory ends; 0: 16,384, or on a CPU 2,048, for its caches")
     checkpointing: bool = option(False, "recompute layers in the backward pass: less memory, more time")
+    shard: bool = option(False, "under torchrun: spread weights and optimizer over the processes (FSDP2)")
     # looking
     eval_every: int = option(50, "steps between evaluations; 0: only before and after")
     eval_problems: int = option(200, "held-out problems at each of them")
     final_problems: int = option(1000, "held-out problems before and after")
     eval_samples: int = option(8, "samples a problem in evaluations (k of Avg@k and Pass@k)")
     print_every: int = option(50, "steps between printed completions; 0: never")
-    save_every: int = option(50, "steps between checkpoints")
+    save_every: int = option(50, "steps between checkpoints; one more is written where an evaluation is the best so far")
+    keep_checkpoints: int = option(2, "how many of the last checkpoints stay, beside the best")
 # fmt: on
 
 
@@ -112,6 +115,8 @@ def parse(words: list[str]) -> Config:
     run = Path(chosen.get("out", Config.out))
     if flags.get("resume") and checkpoint.whole_checkpoints(run):
         chosen = checkpoint.configuration(run) | flags
+        if unknown := set(chosen) - {f.name for f in dataclasses.fields(Config)}:
+            raise ValueError(f"{run}: {min(unknown)!r} is no setting of this version, so it cannot resume this run")
     return Config(**chosen)
 
 
@@ -120,8 +125,8 @@ def validate(c: Config) -> None:
     least = dict(
         steps=1, prompts_per_step=1, samples_per_prompt=2, max_new_tokens=0, max_prompt_tokens=1, rollout_rows=0,
         temperature_first=0, token_epochs=1, temperature_epochs=1, token_lr=0, temperature_lr=0, clip_low=0, clip_high=0,
-        max_grad_norm=0, kl=0, micro_batch_tokens=1, eval_every=0, eval_problems=1, final_problems=1, eval_samples=1,
-        print_every=0, save_every=1,
+        max_grad_norm=0, kl=0, micro_batch_tokens=0, eval_every=0, eval_problems=1, final_problems=1, eval_samples=1,
+        print_every=0, save_every=1, keep_checkpoints=1,
     )  # fmt: skip
     wrong = [
         f"--{name.replace('_', '-')} is {getattr(c, name)} and must be at least {bound}"
@@ -132,16 +137,29 @@ def validate(c: Config) -> None:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
     if c.advantage not in ("grpo", "dr_grpo", "rloo"):
         wrong.append(f"--advantage {c.advantage!r} is none of: grpo, dr_grpo, rloo")
-    checks = [lambda: rl.sides(0, c.schedule)]  # called for their complaints only
+    checks: list = [lambda: rl.sides(0, c.schedule)]  # called for their complaints only
     for objective in (c.token_objective, c.temperature_objective):
         if objective != "mean":
             checks.append(lambda name=objective: rl.parse_pass_at_k(name, c.samples_per_prompt))
-    if c.policy != "own":
-        checks.append(lambda: baselines.make(c.policy))
-        if c.schedule == "temperature" or c.temperature_first:
-            wrong.append(f"--policy {c.policy} does not learn, so there is no temperature to train alone")
-        if c.policy in ("greedy", "0", "0.0"):
-            wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
+        if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
+            wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
+    try:
+        if not baselines.learns(c.policy):
+            baselines.make(c.policy)
+            if c.schedule == "temperature" or c.temperature_first:
+                wrong.append(f"--policy {c.policy} does not learn, so there is no temperature to train alone")
+    except ValueError as error:
+        wrong.append(str(error))
+    if c.policy.startswith("sequence") and c.temperature_entropy:
+        wrong.append("--temperature-entropy is for a temperature at each token, and --policy sequence has one in all")
+    if c.policy in ("greedy", "0", "0.0"):
+        wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
+    if c.prompts_per_step % distributed.size():
+        wrong.append(f"--prompts-per-step {c.prompts_per_step} is no multiple of the {distributed.size()} processes")
+    if c.policy.startswith("tampo") and distributed.size() > 1:
+        wrong.append("--policy tampo draws one temperature a step, in one process")
+    if c.shard and distributed.size() == 1:
+        wrong.append("--shard needs several processes: torchrun --nproc-per-node=2 train.py ...")
     checks.append(lambda: model.choose_device(c.device))
     for check in checks:
         try:

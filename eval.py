@@ -139,7 +139,9 @@ def main() -> None:
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--benchmark", nargs="+", default=["countdown"], help="names (see tasks.py) or .jsonl files")
-    parser.add_argument("--policy", nargs="+", default=[], help="own, greedy, a temperature such as 0.7, ead, edt")
+    parser.add_argument(
+        "--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, ..."
+    )
     parser.add_argument("--samples", type=int, default=8, help="samples a problem")
     parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
     parser.add_argument("--max-new-tokens", type=int, default=0, help="0: what Countdown needs, 1024 otherwise")

@@ -1,8 +1,9 @@
 """What a run leaves for its reader: metrics and event files, sample completions, the table before and after.
 
 metrics.jsonl, tensorboard/     a line (an event) a step
-samples.jsonl                   completions with the temperature of every token; also printed now and then
+samples.jsonl                   completions with all that was chosen at every token; some are printed too
 before.json, after.json         evaluations on the held-out problems; table.md shows them side by side
+report.html, run.png            pictures of all this: plot.py
 """
 
 import json
@@ -15,21 +16,30 @@ import eval as evaluation
 import plot
 import sample
 import tasks
+from temperature_head import TemperatureHead
+
+ENTROPY_BINS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats; lower ends of the bins in which temperatures are averaged
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
     """What a rollout shows: rewards (P, G), lengths, entropy, temperatures (for Countdown, by what the token is)."""
     taus, has_signal = rollout.temperatures[rollout.mask], ~(rewards == rewards[:, :1]).all(1)
+    entropies = rollout.entropies[rollout.mask]
     metrics = {
         "reward": float(rewards.mean()),
         "groups_with_signal": float(has_signal.float().mean()),
         "tokens": float(rollout.mask.sum(1).float().mean()),
         "truncated": float((~rollout.finished).float().mean()),
-        "entropy": float(rollout.entropies[rollout.mask].mean()),
+        "entropy": float(entropies.mean()),
         "changed": float(rollout.changed[rollout.mask].float().mean()),
         "tau/mean": float(taus.mean()),
         "tau/std": float(taus.std()),
     }
+    ordered = taus.sort().values
+    metrics |= {f"tau_quantile/{q}": float(ordered[(len(ordered) - 1) * q // 100]) for q in (5, 25, 50, 75, 95)}
+    for low, high in zip(ENTROPY_BINS, (*ENTROPY_BINS[1:], float("inf"))):
+        if len(inside := taus[(entropies >= low) & (entropies < high)]):
+            metrics[f"tau_by_entropy/{low}"] = float(inside.mean())
     if problems[0].kind == "countdown":
         of_kind: dict[str, list[float]] = {}
         for ids, row, keep in zip(rollout.completions(), rollout.temperatures, rollout.mask):
@@ -40,6 +50,63 @@ def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks
                 of_kind.setdefault(kind[0] if kind else "format", []).append(tau)
         metrics |= {f"tau/{kind}": sum(values) / len(values) for kind, values in sorted(of_kind.items())}
     return metrics
+
+
+def flat(summary: dict) -> dict[str, float]:
+    """An evaluation as metrics: its figures, and the ends of their intervals.
+
+    >>> flat({"Avg@8": 0.5, "Avg@8 95%": [0.4, 0.6], "samples": 8})
+    {'eval/Avg@8': 0.5, 'eval/Avg@8 low': 0.4, 'eval/Avg@8 high': 0.6}
+    """
+    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    for name in list(figures):
+        if f"{name} 95%" in summary:
+            figures[f"{name} low"], figures[f"{name} high"] = summary[f"{name} 95%"]
+    return {f"eval/{name}": value for name, value in figures.items()}
+
+
+@torch.no_grad()
+def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int, alternatives: int = 4) -> dict:
+    """All that was chosen at every token of one completion: lists of one entry a token.
+
+    What a rollout does not store (the gate, the Beta's parameters, the likeliest tokens) takes one more forward pass over
+    this completion, by the weights that drew it.
+    """
+    part = rollout.rows(torch.tensor([row]))
+    keep, taus = part.mask[0], part.temperatures[part.mask]
+    with transformer.autocast():
+        hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
+        likeliest = [
+            sample.token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
+            for some, tau in zip(
+                hidden.split(512), taus.split(512)
+            )  # a long completion of a large vocabulary: in parts
+        ]
+    probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
+
+    def text(token: int) -> str:
+        return vocabulary.token_bytes(token).decode("utf-8", "replace")
+
+    def rounded(values: torch.Tensor) -> list:
+        return [round(value, 4) for value in values.tolist()]
+
+    entry = dict(
+        pieces=[text(token) for token in part.tokens[0][keep].tolist()],
+        taus=rounded(taus),
+        changed=part.changed[0][keep].tolist(),
+        entropies=rounded(part.entropies[0][keep]),
+        probabilities=rounded(part.token_log_probs[0][keep].exp()),
+        alternatives=[
+            [[text(token), probability] for token, probability in zip(tokens, rounded(row))]
+            for tokens, row in zip(ids.tolist(), probabilities.exp())
+        ],
+    )
+    if isinstance(policy, TemperatureHead):
+        gate, a, b = policy(hidden)
+        entry |= dict(
+            gates=rounded(torch.sigmoid(gate)), a=rounded(a), b=rounded(b), range=[policy.tau_min, policy.tau_max]
+        )
+    return entry
 
 
 class Log:
@@ -58,21 +125,32 @@ class Log:
             if name != "step":
                 self.board.add_scalar(name, value, metrics["step"])
 
-    def samples(self, step: int, rollout: sample.Rollout, problems, rewards: torch.Tensor, progress) -> None:
+    def samples(self, step: int, transformer, policy, rollout, problems, rewards: torch.Tensor, progress) -> None:
         """The step's first right and first wrong completion, with the temperature of every token."""
         of_rows = rewards.flatten().tolist()
-        for reward in (1.0, 0.0):
-            if reward not in of_rows:
-                continue
-            row = of_rows.index(reward)
-            ids = rollout.tokens[row][rollout.mask[row]].tolist()
-            taus = rollout.temperatures[row][rollout.mask[row]].tolist()
-            pieces = [self.vocabulary.token_bytes(i).decode("utf-8", "replace") for i in ids]
-            entry = dict(step=step, problem=problems[row].problem, reward=reward, pieces=pieces, taus=taus)
-            with open(self.run / "samples.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            line = sample.show(pieces, taus, colours=sys.stdout.isatty())
-            progress.write(f"step {step}  {'right' if reward else 'wrong'}  {entry['problem'][:60]} {line}")
+        for row in [of_rows.index(reward) for reward in (1.0, 0.0) if reward in of_rows]:
+            entry = dict(step=step, problem=problems[row].problem, reward=of_rows[row])
+            entry |= describe(transformer, policy, self.vocabulary, rollout, row)
+            self.append(entry)
+            line = sample.show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
+            progress.write(f"step {step}  {'right' if of_rows[row] else 'wrong'}  {entry['problem'][:60]} {line}")
+
+    def held_out(self, when: str, step: int, transformer, policy, problems, length: int, template: str) -> None:
+        """One completion of each of four held-out problems, as they fall, for a look before and after."""
+        asked = problems[:: max(1, len(problems) // 4)][:4]
+        prompts = [tasks.render(problem.problem, self.vocabulary, template) for problem in asked]
+        generator = torch.Generator(transformer.device).manual_seed(0)  # never moves the randomness of training
+        stop = tasks.stop_ids(self.vocabulary)
+        rollout = sample.generate(transformer, policy, prompts, 1, length, stop, generator)
+        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
+        rewards = tasks.rewards(asked, texts, rollout.finished.tolist())
+        for row, (problem, reward) in enumerate(zip(asked, rewards)):
+            entry = dict(step=step, when=when, problem=problem.problem, reward=reward)
+            self.append(entry | describe(transformer, policy, self.vocabulary, rollout, row))
+
+    def append(self, entry: dict) -> None:
+        with open(self.run / "samples.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
     def write(self, name: str, summaries: dict) -> None:
         (self.run / name).write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
@@ -87,5 +165,5 @@ class Log:
         table = evaluation.table(rows, [f"Avg@{samples}", f"Pass@{samples}"])
         (self.run / "table.md").write_text(table + "\n", encoding="utf-8")
         self.board.close()
-        curves, completions = plot.picture(self.run), plot.heat_map(self.run)
-        return f"\n{table}\n\npicture: {curves}\ncompletions by temperature: {completions}"
+        page, curves, completions = plot.draw(self.run)
+        return f"\n{table}\n\nreport: {page}\ncurves: {curves}\ncompletions by temperature: {completions}"

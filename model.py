@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import weights
+from attention import Cache, Packed, causal
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,6 @@ class Config:
         return "qwen2" if self.qkv_bias and not self.out_bias else "llama"
 
 
-class Cache:
-    """Keys and values of the tokens seen so far, allocated once.
-
-    keys, values: (layer, B, kv head, max_length, d_head).  `lengths` (B,) counts the real tokens of each row: rows
-    differ, so each row writes at its own position.  `used` is the longest row's extent, known without asking the GPU.
-    """
-
-    def __init__(self, config: Config, batch: int, max_length: int, device="cpu", dtype=torch.float32):
-        shape = (config.n_layers, batch, config.n_kv_heads, max_length, config.d_head)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
-        self.used = 0
-
-    def select(self, rows: Tensor) -> "Cache":
-        """A copy that holds these rows; a repeated one shares a prompt out to its samples."""
-        chosen = object.__new__(Cache)
-        chosen.keys, chosen.values = self.keys[:, rows], self.values[:, rows]
-        chosen.lengths, chosen.used = self.lengths[rows], self.used
-        return chosen
-
-    def write(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, kv head, T, d_head) at `positions` (B, T); return this layer's keys and values up to `used`."""
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[layer][rows, :, positions] = keys.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, positions] = values.transpose(1, 2).to(self.values.dtype)
-        return self.keys[layer, :, :, : self.used], self.values[layer, :, :, : self.used]
-
-
 def make_norm(config: Config, size: int) -> nn.Module:
     return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(size, eps=config.norm_eps)
 
@@ -117,9 +89,9 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: Config, layer: int):
+    def __init__(self, config: Config):
         super().__init__()
-        self.layer, self.d_head = layer, config.d_head
+        self.d_head = config.d_head
         self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
         self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
         self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
@@ -127,20 +99,13 @@ class Attention(nn.Module):
         self.q_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, positions: Tensor, rotation, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head))).transpose(1, 2)  # (B, head, T, d_head)
-        key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head))).transpose(1, 2)  # (B, kv head, T, d_head)
-        value = self.v(x).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+    def forward(self, x: Tensor, rotation, attend) -> Tensor:
+        query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head)))  # (B, T, head, d_head)
+        key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head)))  # (B, T, kv head, d_head)
+        value = self.v(x).unflatten(-1, (-1, self.d_head))
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if cache is not None:
-            key, value = cache.write(self.layer, positions, key, value)
-        query, key = query.to(value.dtype), key.to(value.dtype)
-        grouped = query.shape[1] != key.shape[1]
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-        )
-        return self.o(mixed.transpose(1, 2).flatten(2))
+        return self.o(attend(query, key, value).flatten(2))
 
 
 class MLP(nn.Module):
@@ -157,15 +122,15 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config, layer: int):
+    def __init__(self, config: Config):
         super().__init__()
         self.attention_norm = make_norm(config, config.d_model)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.mlp_norm = make_norm(config, config.d_model)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, positions: Tensor, rotation, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), positions, rotation, mask, cache)
+    def forward(self, x: Tensor, rotation, attend) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, attend)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -180,7 +145,7 @@ class Transformer(nn.Module):
         self.original_config: dict = {}  # the config.json that the weights came with; `save` keeps its other fields
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         self.position = nn.Embedding(config.max_length, config.d_model) if config.position == "learned" else None
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
         self.unembedding = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config) if config.position == "rope" else None
@@ -193,34 +158,29 @@ class Transformer(nn.Module):
         """A context in which matrix products run in `compute_dtype`; inside, each weight is converted once."""
         return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype is not None)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, d_model) of `tokens` (B, T).
+    def forward(self, tokens: Tensor, cache: Cache | None = None, packed: Packed | None = None) -> Tensor:
+        """Hidden states (B, T, d_model) of `tokens` (B, T), each row alone and in order.
 
-        With a `cache`, the tokens continue each row where it ends, and `lengths` (B,) says how many of the T are real
-        (all by default).  What padding wrote lies beyond the row's length: masked now, overwritten by the next token.
+        A `cache` is filled with the keys and values; `packed` tokens (1, N) are rows of their own (attention.py).
         """
-        batch, count = tokens.shape
-        positions = torch.arange(count, device=tokens.device).expand(batch, count)
-        mask = None
+        positions, attend = torch.arange(tokens.shape[1], device=tokens.device)[None], causal  # (1, T)
         if cache is not None:
-            positions = positions + cache.lengths[:, None]
-            cache.used += count
-            mask = torch.arange(cache.used, device=tokens.device) <= positions[:, None, :, None]  # (B, 1, T, used)
+            attend = cache.read_prompts
+        if packed is not None:
+            positions, attend = packed.positions, packed.attend
         x = self.embed(tokens)
         rotation = None
         if self.position is not None:
             x = x + self.position(positions)
         else:
             self.frequencies = self.frequencies.to(tokens.device)
-            angles = positions[:, None, :, None] * self.frequencies  # (B, 1, T, d_head / 2)
+            angles = positions[:, :, None, None] * self.frequencies  # (1, T, 1, d_head / 2)
             rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, positions, rotation, mask, cache, use_reentrant=False)
+                x = checkpoint(layer, x, rotation, attend, use_reentrant=False)
             else:
-                x = layer(x, positions, rotation, mask, cache)
-        if cache is not None:
-            cache.lengths = cache.lengths + (count if lengths is None else lengths)
+                x = layer(x, rotation, attend)
         return self.norm(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:
@@ -255,11 +215,14 @@ def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transfo
     return transformer
 
 
-def save(transformer: Transformer, folder: str | Path) -> None:
-    """Write config.json and model.safetensors so that `load` and transformers read the same model back."""
+def save(transformer: Transformer, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Write config.json and model.safetensors so that `load` and transformers read the same model back.
+
+    `state` is the weights where the transformer itself holds only a part of them (distributed.py).
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights.write_state(folder, transformer.state_dict(), transformer.config.family)
+    weights.write_state(folder, state or transformer.state_dict(), transformer.config.family)
     raw = transformer.original_config | weights.write_config(transformer.config)  # keeps token ids and the like
     raw |= {name: str(transformer.embed.weight.dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype")}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

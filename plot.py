@@ -1,15 +1,44 @@
-"""Pictures of a run: its curves, and its completions with every token coloured by its temperature.
+"""Pictures of a run: what there is to see, as lines with intervals; run.png, heat_map.png and report.html drawn from it.
 
-python plot.py runs/countdown        writes run.png and heat_map.html there, prints the last completions coloured
+    python plot.py runs/countdown                                   report.html, run.png, heat_map.png in its folder
+    python plot.py runs/countdown --frontier fixed.json             with the points of eval.py --out fixed.json
+
+report.html is one file that needs no server and no network (report.py); the last completions are printed coloured.
 """
 
 import argparse
-import html
 import json
 import sys
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+import report
 import sample
+
+
+class Line(NamedTuple):
+    """One line of a figure, with a band; or, where it has `marks`, points with error bars."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    x_interval: list[tuple[float, float]] | None = None
+    marks: bool = False
+
+
+class Figure(NamedTuple):
+    title: str
+    x: str
+    y: str
+    lines: list[Line]
+
+
+# ---- what a run has left --------------------------------------------------------------------------------------------
 
 
 def read(file: Path) -> list[dict]:
@@ -25,118 +54,242 @@ def read(file: Path) -> list[dict]:
     return rows
 
 
-def smooth(values: list[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the bias of its start.
+def read_json(file: Path) -> dict:
+    """The object in a file; empty where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: not a file that a run or eval.py has written")
+    return found
+
+
+def smooth(values: list[float], weight: float = 0.9) -> tuple[list[float], list[float]]:
+    """Exponential moving average without the bias of its start, and the half-width of its 95% interval.
+
+    The interval is that of the mean of independent steps, with the spread that the window shows.
 
     >>> smooth([1.0, 1.0, 1.0])
-    [1.0, 1.0, 1.0]
+    ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     """
-    result, total, norm = [], 0.0, 0.0
+    means, halves = [], []
+    total = squares = norm = norm_of_squares = 0.0
     for value in values:
-        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
-        result.append(round(total / norm, 12))
-    return result
+        total, squares = (weight * old + (1 - weight) * new for old, new in ((total, value), (squares, value * value)))
+        norm, norm_of_squares = weight * norm + (1 - weight), weight**2 * norm_of_squares + (1 - weight) ** 2
+        mean, share = total / norm, norm_of_squares / norm**2  # share: 1 / the effective number of steps
+        variance = max(squares / norm - mean * mean, 0.0) / max(1 - share, 0.05)
+        means.append(round(mean, 12))
+        halves.append(round(1.96 * (variance * share) ** 0.5, 6))
+    return means, halves
 
 
-def picture(run: Path) -> Path:
-    """run.png: reward and held-out accuracy, temperature by kind of token, entropy and gate."""
+def curve(metrics: list[dict], name: str, label: str) -> list[Line]:
+    """The steps that have this metric, smoothed; no line where fewer than one has it."""
+    rows = [(row["step"] + 1, row[name]) for row in metrics if name in row]
+    if not rows:
+        return []
+    y, half = smooth([value for _, value in rows])
+    low, high = ([value + sign * h for value, h in zip(y, half)] for sign in (-1, 1))
+    return [Line(label, [step for step, _ in rows], y, low, high)]
+
+
+def held_out(metrics: list[dict], before: dict, after: dict) -> list[Line]:
+    """Avg@k and the largest Pass@k of the run's own policy, before, during and after."""
+    points: dict[str, list[tuple]] = {}
+    for step, summaries in ((0, before), (metrics[-1]["step"] + 1, after)):
+        for name, value in next(iter(summaries.values()), {}).items():
+            if f"{name} 95%" in next(iter(summaries.values())):
+                points.setdefault(name, []).append((step, value, *next(iter(summaries.values()))[f"{name} 95%"]))
+    for row in metrics:
+        for name in points:
+            if f"eval/{name}" in row:
+                value = row[f"eval/{name}"]
+                low, high = (row.get(f"eval/{name} {end}", value) for end in ("low", "high"))
+                points[name].append((row["step"] + 1, value, low, high))
+    chosen = dict.fromkeys(list(points)[:1] + list(points)[-1:])
+    return [Line(f"held-out {n}", *map(list, zip(*sorted(set(points[n])))), marks=True) for n in chosen]
+
+
+def by_entropy(metrics: list[dict], rows: list[dict], label: str) -> list[Line]:
+    """Mean temperature of the tokens in each bin of entropy, over these steps."""
+    x, y, low, high = [], [], [], []
+    prefix = "tau_by_entropy/"
+    for name in sorted(
+        {n for row in metrics for n in row if n.startswith(prefix)}, key=lambda n: float(n[len(prefix) :])
+    ):
+        values = [row[name] for row in rows if name in row]
+        if len(values) > 1:
+            mean = sum(values) / len(values)
+            half = 1.96 * (sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)) ** 0.5
+            for column, value in zip((x, y, low, high), (float(name[len(prefix) :]), mean, mean - half, mean + half)):
+                column.append(value)
+    return [Line(label, x, y, low, high, marks=True)] if x else []
+
+
+def frontier(evaluations: dict[str, dict]) -> Figure:
+    """Avg@k against Pass@k: the fixed temperatures as a curve, every other policy as a point."""
+    named = [
+        name for summary in evaluations.values() for name in summary if name.startswith("Pass@") and name[-1] != "%"
+    ]
+    if not named:
+        return Figure("", "", "", [])
+    pass_at = max(named, key=lambda name: int(name[5:]))
+    avg = f"Avg@{pass_at[5:]}"
+    fixed, lines = [], []
+    for name, summary in evaluations.items():
+        if pass_at in summary and avg in summary:
+            one = (summary[avg], summary[pass_at], *summary[f"{pass_at} 95%"], tuple(summary[f"{avg} 95%"]))
+            try:
+                fixed.append((float(name.rpartition(", ")[2]), *one))
+            except ValueError:
+                lines.append(Line(name, *([value] for value in one), marks=True))
+    if fixed:
+        columns = [list(column) for column in zip(*sorted(set(fixed)))][1:]
+        label = " to ".join(dict.fromkeys(f"{end[0]:g}" for end in (min(fixed), max(fixed))))
+        lines.insert(0, Line(f"fixed {label}", *columns, marks=True))
+    return Figure("Avg@k against Pass@k", avg, pass_at, lines)
+
+
+def figures(run: Path, evaluations: dict[str, dict] | None = None) -> list[Figure]:
+    """All that a run has to show; a figure without lines is left out."""
+    metrics = read(run / "metrics.jsonl")
+    if not metrics:
+        raise ValueError(f"{run / 'metrics.jsonl'}: empty; the run has made no step")
+    before, after = read_json(run / "before.json"), read_json(run / "after.json")
+    own = {
+        f"before, {name}": summary for name, summary in list(before.items())[:1]
+    }  # the fixed ones are of the tokens after
+    own |= {f"after, {name}": summary for name, summary in after.items()}
+    kinds = sorted({name for row in metrics for name in row if name.startswith("tau/")} - {"tau/mean", "tau/std"})
+    quantiles = [curve(metrics, f"tau_quantile/{q}", "") for q in (5, 25, 50, 75, 95)]
+    spread = []
+    if all(quantiles):
+        x, (lowest, low, middle, high, highest) = quantiles[0][0].x, (lines[0].y for lines in quantiles)
+        spread = [Line("90% of the tokens", x, middle, lowest, highest), Line("the middle half", x, middle, low, high)]
+    few = max(1, min(20, len(metrics) // 4))
+    found = [
+        Figure("right answers", "step", "share", curve(metrics, "reward", "training") + held_out(metrics, before, after)),
+        Figure(
+            "temperature by what the token is", "step", "temperature",
+            [line for kind in kinds for line in curve(metrics, kind, kind[4:])] + curve(metrics, "tau/mean", "all"),
+        ),
+        Figure("how temperatures spread", "step", "temperature", spread),
+        Figure(
+            "temperature against entropy", "entropy at tau = 1, nats (lower end of the bin)", "temperature",
+            by_entropy(metrics, metrics[:few], f"first {few} steps") + by_entropy(metrics, metrics[-few:], f"last {few} steps"),
+        ),
+        Figure(
+            "entropy and gate", "step", "nats; share",
+            curve(metrics, "entropy", "token entropy at tau = 1") + curve(metrics, "changed", "steps that change tau"),
+        ),
+        frontier(own | (evaluations or {})),
+    ]  # fmt: skip
+    return [figure for figure in found if figure.lines]
+
+
+# ---- PNG ------------------------------------------------------------------------------------------------------------
+
+
+def picture(run: Path, shown: list[Figure]) -> Path:
+    """run.png: all figures, three a row."""
     import matplotlib
 
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
 
-    metrics = read(run / "metrics.jsonl")
-    if not metrics:
-        raise ValueError(f"{run / 'metrics.jsonl'}: empty; the run has made no step")
-    steps = [row["step"] + 1 for row in metrics]
-
-    def curve(axis, name: str, label: str, **style):
-        if all(name in row for row in metrics):
-            axis.plot(steps, smooth([row[name] for row in metrics]), label=label, **style)
-
-    figure, (accuracy, temperature, spread) = plt.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
-    curve(accuracy, "reward", "training reward", color="0.6")
-    points: dict[str, list[tuple[int, float, float, float]]] = {}
-    for when, step in (("before", 0), ("after", steps[-1])):
-        if (run / f"{when}.json").is_file():
-            summary = next(iter(json.loads((run / f"{when}.json").read_text(encoding="utf-8")).values()))
-            for name, value in summary.items():
-                if name.startswith(("Avg@", "Pass@")) and not name.endswith("95%"):
-                    points.setdefault(name, []).append((step, value, *summary[f"{name} 95%"]))
-    for name in (list(points)[:1] + list(points)[-1:]) if points else []:  # Avg@k and the largest Pass@k
-        line = [(x, y) for x, y, _, _ in points[name]]
-        line += [(row["step"] + 1, row[f"eval/{name}"]) for row in metrics if f"eval/{name}" in row]
-        drawn = accuracy.plot(*zip(*sorted(line)), marker=".", label=f"held-out {name}")[0]
-        for x, y, low, high in points[name]:
-            accuracy.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=drawn.get_color(), capsize=3)
-    kinds = sorted({name for row in metrics for name in row if name.startswith("tau/")} - {"tau/mean", "tau/std"})
-    for name in kinds:
-        rows = [(row["step"] + 1, row[name]) for row in metrics if name in row]
-        temperature.plot([x for x, _ in rows], smooth([y for _, y in rows]), label=name.removeprefix("tau/"))
-    curve(temperature, "tau/mean", "all tokens", color="black", linewidth=2)
-    curve(spread, "entropy", "token entropy at tau = 1 (nats)")
-    curve(spread, "tau/std", "std of tau")
-    curve(spread, "changed", "share of steps that change tau")
-    for axis, title in ((accuracy, "right answers"), (temperature, "temperature"), (spread, "spread")):
-        axis.set(title=title, xlabel="step", ylim=(0, None))
+    rows = (len(shown) + 2) // 3
+    canvas, axes = plt.subplots(rows, 3, figsize=(13, 3.8 * rows), constrained_layout=True, squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for axis, figure in zip(axes.flat, shown):
+        for line in figure.lines:
+            if line.marks:
+                bars = np.abs(np.array([line.low, line.high]) - line.y)
+                across = np.abs(np.array(line.x_interval).T - line.x) if line.x_interval else None
+                axis.errorbar(line.x, line.y, bars, across, marker=".", capsize=2, label=line.label)
+            else:
+                drawn = axis.plot(line.x, line.y, label=line.label)[0]
+                axis.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+        axis.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
-    figure.savefig(run / "run.png", dpi=120)
-    plt.close(figure)
+        axis.legend(fontsize=8)
+    canvas.savefig(run / "run.png", dpi=120)
+    plt.close(canvas)
     return run / "run.png"
 
 
-PAGE = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>%s</title>
-<style>:root{color-scheme:light dark}body{font:15px/1.9 ui-monospace,monospace;max-width:70em;margin:2em auto;padding:0 1em}
-span{border-radius:3px;padding:1px 0;color:#111;white-space:pre-wrap}small{opacity:.7}</style>
-<h2>Every token by the temperature it was drawn at</h2>
-<p>%s</p>
-"""
+def heat_map(run: Path, samples: list[dict], most: int = 8, width: int = 96) -> Path:
+    """heat_map.png: the newest completions, every character on its token's temperature; long ones are cut."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = []
+    for row in samples[-most:]:
+        cells = [(character, None) for character in f"{'right' if row['reward'] else 'wrong'}  {row['problem'][:40]} "]
+        cells += [(c, tau) for piece, tau in zip(row["pieces"], row["taus"]) for c in piece.replace("\n", " ")]
+        rows.append(cells[:width])
+    columns = max([len(row) for row in rows], default=1)
+    high = max([1.5] + [tau for row in samples for tau in row["taus"]])
+    canvas = plt.figure(figsize=(0.105 * columns + 0.2, 0.3 * len(rows) + 0.5))
+    axis = canvas.add_axes((0, 0, 1, 1), xlim=(-1, columns + 1), ylim=(len(rows) + 1.2, -0.3))
+    axis.axis("off")
+    rows.append([(c, high * (i // 6) / 6) for i, c in enumerate("".join(f" {high * i / 6:.2f} " for i in range(7)))])
+    for place, row in enumerate(rows):
+        place += 0.5 * (place + 1 == len(rows))  # the scale, under a gap
+        for column, (character, tau) in enumerate(row):
+            if tau is not None:
+                *colour, opacity = report.shade(tau, high)
+                axis.add_patch(plt.Rectangle((column, place), 1, 0.9, color=colour, alpha=opacity, linewidth=0))
+            if character.isprintable():
+                axis.text(
+                    column + 0.5, place + 0.5, character, family="monospace", fontsize=9, ha="center", va="center"
+                )
+    with warnings.catch_warnings(action="ignore"):  # a character that the font lacks is drawn as a box
+        canvas.savefig(run / "heat_map.png", dpi=150)
+    plt.close(canvas)
+    return run / "heat_map.png"
 
 
-def shade(temperature: float, low: float, high: float) -> str:
-    """Blue is cold, white the middle, red hot."""
-    share = min(max((temperature - low) / max(high - low, 1e-6), 0.0), 1.0)
-    return f"hsl({220 if share < 0.5 else 8}, 85%, {95 - 70 * abs(share - 0.5):.0f}%)"
-
-
-def heat_map(run: Path) -> Path:
-    """heat_map.html: the completions of samples.jsonl, newest first; hovering over a token shows its temperature."""
-    rows = read(run / "samples.jsonl") if (run / "samples.jsonl").is_file() else []
-    low, high = 0.0, max([1.5] + [tau for row in rows for tau in row["taus"]])
-    scale = " ".join(
-        f'<span style="background:{shade(low + (high - low) * i / 6, low, high)}">&nbsp;{low + (high - low) * i / 6:.2f}&nbsp;</span>'
-        for i in range(7)
-    )
-    page = PAGE % (html.escape(run.name), scale)
-    for row in reversed(rows):
-        spans = "".join(
-            f'<span style="background:{shade(tau, low, high)}" title="tau {tau:.2f}">{html.escape(piece)}</span>'
-            for piece, tau in zip(row["pieces"], row["taus"])
-        )
-        verdict = "right" if row["reward"] else "wrong"
-        page += f"<p><small>step {row['step']}, {verdict}</small> {html.escape(row['problem'])}<br>{spans}</p>\n"
-    (run / "heat_map.html").write_text(page, encoding="utf-8")
-    return run / "heat_map.html"
+def draw(run: Path, evaluations: dict[str, dict] | None = None) -> list[Path]:
+    """Everything, into the run's folder."""
+    shown, samples = figures(run, evaluations), read(run / "samples.jsonl") if (run / "samples.jsonl").is_file() else []
+    settings, table = read_json(run / "run.json"), {}
+    for when in ("before", "after"):
+        table |= {f"{when}, {name}": summary for name, summary in read_json(run / f"{when}.json").items()}
+    page = report.page(run.name, settings, table | (evaluations or {}), shown, samples)
+    (run / "report.html").write_text(page, encoding="utf-8")
+    return [run / "report.html", picture(run, shown), heat_map(run, samples)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a run: run.png and heat_map.html in its folder.")
+    parser = argparse.ArgumentParser(description="Draw a run: report.html, run.png and heat_map.png in its folder.")
     parser.error = lambda message: parser.exit(2, f"plot.py: {message}; --help lists the flags\n")
     parser.add_argument("run", help="the folder of a run, such as runs/countdown")
-    run = Path(parser.parse_args().run)
+    parser.add_argument(
+        "--frontier", nargs="+", default=[], help="files that eval.py --out wrote: more points to compare"
+    )
+    arguments = parser.parse_args()
+    run, evaluations = Path(arguments.run), {}
     try:
-        print(picture(run))
-        print(heat_map(run))
+        for file in map(Path, arguments.frontier):
+            if not isinstance(found := read_json(file).get("results"), dict):
+                raise ValueError(f"{file}: not a file that eval.py --out has written")
+            evaluations |= found
+        for file in draw(run, evaluations):
+            print(file)
         samples = read(run / "samples.jsonl")[-4:] if (run / "samples.jsonl").is_file() else []
     except (ValueError, OSError) as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)
     for row in samples:
-        print(
-            f"step {row['step']}  {row['problem'][:60]} {sample.show(row['pieces'], row['taus'], sys.stdout.isatty())}"
-        )
+        completion = sample.show(row["pieces"], row["taus"], sys.stdout.isatty())
+        print(f"step {row['step']}  {row['problem'][:60]} {completion}")
 
 
 if __name__ == "__main__":

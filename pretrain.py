@@ -56,37 +56,30 @@ def plans(pool: tuple[int, ...]):
                     yield end, ((pool[i], operation, pool[j], result), *later)
 
 
-def take(pool: list[int], value: int, written: dict[int, list[int]]) -> int:
-    """Remove a number from the pool and return it: the planned value, or what a slip has made of it."""
-    value = next(candidate for candidate in [value, *written.get(value, [])] if candidate in pool)
-    pool.remove(value)
-    return value
-
-
 def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
     """One trace such as `3*5=15,15+7=22;`, by a demonstrator with these rates of aimless plans and of slips."""
-    pool = [int(number) for number in problem.problem.split("=")[0].split(",")]
+    numbers = [int(number) for number in problem.problem.split("=")[0].split(",")]
+    pool = [(number, number) for number in numbers]  # (what the plan has there, what is written there): slips part them
     aimed = []
     if draw.random() >= aimless:  # a plan that reaches the target, by habit among those that do
-        found = [plan for end, plan in plans(tuple(pool)) if end == int(problem.answer)]
+        found = [plan for end, plan in plans(tuple(numbers)) if end == int(problem.answer)]
         weights = [math.prod(HABITS[operation] for _, operation, _, _ in plan) for plan in found]
         aimed = list(draw.choices(found, weights)[0])
-    steps, written = [], {}  # written: what an aimed plan's intermediate result became on paper
+    steps = []
     while len(pool) > 1:
+        planned = None
         if aimed:
-            a, operation, b, result = aimed.pop(0)
-            a, b = (take(pool, value, written) for value in (a, b))
+            a, operation, b, planned = aimed.pop(0)
+            a, b = (pool.pop([plan for plan, _ in pool].index(value))[1] for value in (a, b))
         else:
-            a, b = (pool.pop(draw.randrange(len(pool))) for _ in range(2))
+            a, b = (pool.pop(draw.randrange(len(pool)))[1] for _ in range(2))
             allowed = [name for name in HABITS if name != "-" or a >= b]
             operation = draw.choices(allowed, [HABITS[name] for name in allowed])[0]
         if operation == "-" and a < b:  # a slip made the plan impossible: turn it round
             a, b = b, a
         right = tasks.OPERATIONS[operation](a, b)
         shown = slip(right, draw) if draw.random() < slips else right
-        if aimed:
-            written.setdefault(result, []).append(shown)
-        pool.append(shown)
+        pool.append((shown if planned is None else planned, shown))
         steps.append(f"{a}{operation}{b}={shown}")
     return ",".join(steps) + ";"
 

@@ -12,6 +12,7 @@ pi_old is what the rollout recorded, so before the first optimizer step every ra
 Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
 """
 
+import math
 from dataclasses import dataclass, replace
 from math import comb
 
@@ -19,10 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+import distributed
+import faults
+from attention import Packed
 from sample import Rollout, token_policy
 from temperature_head import Action
 
-CHUNK = 512  # tokens whose logits exist at one time: (B, T, vocabulary) of a 150k vocabulary would not fit
+LOGITS = {"cpu": 2**25, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------
@@ -55,6 +59,7 @@ def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
     else:
         result = torch.stack([pass_at_k_advantages(row, parse_pass_at_k(kind, size)) for row in rewards])
     all_equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    result = torch.where(rewards.isfinite().all(1, keepdim=True), result, torch.nan)  # not silently a wrong answer
     return torch.where(all_equal, 0.0, result)
 
 
@@ -87,39 +92,62 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
 # ---- log-probabilities --------------------------------------------------------------------------------------------
 
 
+def tokens_at_once(transformer) -> int:
+    """How many tokens' logits may exist at one time."""
+    return max(1, LOGITS.get(transformer.device.type, LOGITS["cpu"]) // transformer.config.vocab_size)
+
+
+def drawing_states(transformer, rollout: Rollout) -> Tensor:
+    """(N, d_model) the model's h_t at the sampled tokens: its output at t - 1 is h_t, which draws token t."""
+    mask = rollout.mask
+    with transformer.autocast():
+        if prompts_are_worth_sharing(rollout):
+            packed = Packed(rollout.tokens, rollout.prompt_lengths, mask)
+            return transformer(packed.tokens, packed=packed)[0].index_select(0, packed.drawing)
+        return transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
+
+
+def prompts_are_worth_sharing(rollout: Rollout) -> bool:
+    """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
+    first = torch.ones_like(rollout.finished)  # whether a row's prompt is not that of the row before it
+    longest = int(rollout.prompt_lengths.max())
+    prompts = rollout.tokens[:, :longest] * ~rollout.mask[:, :longest]
+    first[1:] = (prompts[1:] != prompts[:-1]).any(1) | (rollout.prompt_lengths[1:] != rollout.prompt_lengths[:-1])
+    again = rollout.prompt_lengths[~first].sum()
+    return bool(again > 0.2 * (rollout.prompt_lengths.sum() + rollout.mask.sum()))
+
+
 def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, entropy: bool):
     """(n,) log pi_theta of the tokens drawn, and the entropies: the only place in training where logits exist."""
-    log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
+    with transformer.autocast():
+        log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
     chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 
 
 def log_probs_and_entropies(
-    transformer, rollout: Rollout, chunk: int = CHUNK, entropy: bool = True
+    transformer, rollout: Rollout, chunk: int = 0, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
     """log pi_theta(y_t | h_t, tau_t) and the entropy of pi_theta(. | h_t, tau_t), both (B, T), 0 where not sampled.
 
     (`Rollout.entropies` are another thing: at temperature 1.)
 
-    The model's output at t - 1 is h_t, which draws token t.  Logits exist for `chunk` tokens at a time, and are computed
-    again in the backward pass.  Without `entropy`, which only a bonus needs, the second is all 0.
+    Logits exist for `chunk` tokens at a time, and are computed again in the backward pass.  Without `entropy`, which only
+    a bonus needs, the second is all 0.
     """
-    mask = rollout.mask
-    with transformer.autocast():
-        hidden = transformer(rollout.tokens)[:, :-1][mask[:, 1:]]  # (N, d) the states that drew a token
-        fields = (hidden, rollout.temperatures[mask], rollout.tokens[mask])
-        pieces = []
-        for inputs in zip(*(field.split(chunk) for field in fields)):
-            if torch.is_grad_enabled():
-                pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, entropy, use_reentrant=False))
-            else:
-                pieces.append(chunk_of_log_probs(transformer, *inputs, entropy))
+    mask, pieces = rollout.mask, []
+    fields = (drawing_states(transformer, rollout), rollout.temperatures[mask], rollout.tokens[mask])
+    for inputs in zip(*(field.split(chunk or tokens_at_once(transformer)) for field in fields)):
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, entropy, use_reentrant=False))
+        else:
+            pieces.append(chunk_of_log_probs(transformer, *inputs, entropy))
     empty = torch.zeros(mask.shape, device=mask.device)
     log_probs, entropies = (torch.cat(part) for part in zip(*pieces))
     return empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropies)
 
 
-def token_log_probs(transformer, rollout: Rollout, chunk: int = CHUNK) -> Tensor:
+def token_log_probs(transformer, rollout: Rollout, chunk: int = 0) -> Tensor:
     """(B, T) log pi_theta under the stored temperatures; 0 where the token was not sampled."""
     return log_probs_and_entropies(transformer, rollout, chunk, entropy=False)[0]
 
@@ -138,6 +166,7 @@ class StepSettings:
     kl_penalty: float = 0.0  # to the initial token policy
     max_grad_norm: float = 1.0
     micro_batch_tokens: int = 16_384
+    halved: bool = False  # memory has ended once: see faults.within_memory
 
 
 def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, settings: StepSettings) -> Tensor:
@@ -153,11 +182,16 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, setting
 
 
 def micro_batches(rollout: Rollout, token_budget: int):
-    """Row indices, rows of like length together, so that rows * longest stays within the budget (or one row alone)."""
+    """Row indices, so that rows * longest stays within the budget (or one row alone).
+
+    Rows of like length are together, so that little is padding; or those of a prompt, where it is worth sharing.
+    """
     lengths = rollout.prompt_lengths + rollout.mask.sum(1)
     start, order = 0, lengths.argsort(descending=True).tolist()
+    if prompts_are_worth_sharing(rollout):
+        order = list(range(len(lengths)))
     while start < len(order):
-        rows = max(1, token_budget // int(lengths[order[start]]))
+        rows = max(1, token_budget // int(lengths[order[start:]].max()))
         yield torch.tensor(order[start : start + rows], device=lengths.device)
         start += rows
 
@@ -167,28 +201,42 @@ def token_step(
 ) -> dict[str, float]:
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty."""
 
-    def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
-        both = log_probs_and_entropies(transformer, part, entropy=settings.entropy_bonus != 0)
-        log_probs, entropies = (field[part.mask] for field in both)  # (N,)
-        old = part.token_log_probs[part.mask]
-        loss = clipped_surrogate(log_probs, old, part_advantage, settings)
+    def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, old: Tensor, advantage: Tensor, initial: Tensor):
+        log_probs, entropies = chunk_of_log_probs(transformer, hidden, tau, tokens, settings.entropy_bonus != 0)
+        loss = clipped_surrogate(log_probs, old, advantage, settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
         if settings.kl_penalty:
-            with torch.no_grad():
-                reference_log_probs = token_log_probs(reference, part)[part.mask]
-            log_ratio = reference_log_probs - log_probs
+            log_ratio = initial - log_probs
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)  # k3: unbiased, never negative
         return loss, log_probs - old
 
+    def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of a chunk of tokens are made, used and dropped before the next: down to h_t first, then below."""
+        mask, told = part.mask, []
+        initial = part.token_log_probs
+        if settings.kl_penalty:
+            with torch.no_grad():
+                initial = token_log_probs(reference, part)
+        states = drawing_states(transformer, part)
+        hidden = states.detach().requires_grad_()
+        fields = (part.temperatures[mask], part.tokens[mask], part.token_log_probs[mask], part_advantage, initial[mask])
+        for chunk in zip(*(field.split(tokens_at_once(transformer)) for field in (hidden, *fields))):
+            loss, log_ratio = loss_of(*chunk)
+            (loss.sum() / total).backward()
+            told.append((loss.detach(), log_ratio.detach()))
+        states.backward(hidden.grad)
+        loss, log_ratio = zip(*told)
+        return torch.cat(loss), torch.cat(log_ratio)
+
     without_hidden = replace(rollout, hidden=None)  # theta computes its own, and micro-batches would copy these
-    return ascend(loss_of, transformer, optimizer, without_hidden, advantage, settings)
+    return ascend(backward, transformer, optimizer, without_hidden, advantage, settings)
 
 
 def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
     """Update phi with theta fixed: advantage (B,); everything the head needs is in the rollout."""
 
-    def loss_of(part: Rollout, part_advantage: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         mask = part.mask
         old = part.temperature_log_probs[mask]
         hidden = part.hidden[mask.cpu()].to(old.device)  # (N, d) h_t, as stored
@@ -196,39 +244,61 @@ def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, setti
         loss = clipped_surrogate(log_probs, old, part_advantage, settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * head.entropy(hidden)
-        return loss, log_probs - old
+        (loss.sum() / total).backward()
+        return loss.detach(), (log_probs - old).detach()
 
-    return ascend(loss_of, head, optimizer, rollout, advantage, settings)
+    return ascend(backward, head, optimizer, rollout, advantage, settings)
 
 
-def ascend(loss_of, module, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
+def ascend(
+    backward, module, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings
+) -> dict[str, float]:
     """`epochs` optimizer steps on the whole rollout; the micro-batch size is about memory and changes no gradient.
 
-    `loss_of` gives the loss and the log-ratio of each sampled token of a part, (N,) both.  Metrics are of the last
-    forward pass: `kl` and `clipped` show how far the epochs before it have moved (nothing, where there is one epoch).
+    `backward` adds the gradient of a part's loss, summed over its tokens and divided by `total`, and gives the loss and the
+    log-ratio of each, (N,) both.  Metrics are of the last forward pass and the samples that pull: `kl` and `clipped` show
+    how far the epochs before it have moved (nothing, where there is one epoch).  Raises FloatingPointError, before the
+    optimizer's step, for what is not finite.
     """
-    total = rollout.mask.sum()
+    total = distributed.total(rollout.mask.sum())  # of all processes, where there are several
     metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}
-    if not advantage.any() and not settings.entropy_bonus and not settings.kl_penalty:
-        return metrics  # nothing to learn; a step would only follow Adam's momentum
-    for _ in range(settings.epochs):
+    if not settings.entropy_bonus and not settings.kl_penalty:  # a sample without advantage has no gradient: skip it
+        pulls = advantage.nonzero()[:, 0]
+        if not distributed.any_of(len(pulls) > 0, total.device):
+            return metrics  # nothing to learn; a step would only follow Adam's momentum
+        pulls = pulls if len(pulls) else pulls.new_zeros(1)  # others learn: take part, with what does not pull
+        rollout, advantage = rollout.rows(pulls), advantage[pulls]
+
+    def gradient() -> list:
+        """Accumulated over the micro-batches."""
         optimizer.zero_grad(set_to_none=True)
-        metrics = dict.fromkeys(metrics, 0.0)
-        for index in micro_batches(rollout, settings.micro_batch_tokens):
+        told = []
+        for index, counts in distributed.in_step(module, micro_batches(rollout, settings.micro_batch_tokens)):
             part = rollout.rows(index)
             per_token = advantage[index][:, None].expand(part.mask.shape)[part.mask]  # every token has its sample's
-            loss, log_ratio = loss_of(part, per_token)
-            loss = loss.sum() / total  # the denominator is the whole batch's
-            loss.backward()
-            ratio = log_ratio.detach().exp()
-            outside = (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)
-            metrics["loss"] += float(loss.detach())
-            metrics["kl"] += float((ratio - 1 - log_ratio.detach()).sum() / total)  # KL(old || new), k3
-            metrics["clipped"] += float(outside.sum() / total)
-        metrics["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm))
+            # The denominator is the whole batch's.
+            parts = backward(part, per_token, total if counts else torch.tensor(torch.inf, device=total.device))
+            told += [parts] if counts else []
+        return told
+
+    for _ in range(settings.epochs):
+        losses, log_ratio = (torch.cat(part) for part in zip(*faults.within_memory(gradient, settings)))
+        loss = float(distributed.total(losses.sum()) / total)
+        distributed.add_gradients(module)
+        norm = distributed.clip(module, settings.max_grad_norm)
+        if not math.isfinite(loss + norm):
+            optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(f"the loss is {loss:.3g}, its gradient's norm {norm:.3g}")
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # a gradient left behind would be the fixed side's at its next turn
-    return metrics
+    ratio = log_ratio.exp()
+    outside = (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)
+    return {
+        "loss": loss,
+        "gradient_norm": norm,
+        "kl": float((ratio - 1 - log_ratio).mean()),  # KL(old || new), k3
+        "clipped": float(outside.float().mean()),
+    }
 
 
 def sides(step: int, schedule: str, temperature_first: int = 0) -> tuple[bool, bool]:

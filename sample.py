@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import baselines
@@ -23,6 +24,10 @@ import model
 import tasks
 import tokenizer
 import weights
+from attention import Cache
+from decoder import Decoder, Graph
+
+BLOCK = 128  # tokens of the vocabulary that are drawn from as one, and then among
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Rollout:
 
     def rows(self, index: Tensor) -> "Rollout":
         """These rows, without the columns that none of them uses."""
-        used = int((self.prompt_lengths + self.mask.sum(1))[index].max())
+        used = 1 + int(self.mask[index].any(0).nonzero().max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen = {name: value[index.to(value.device)] for name, value in chosen.items() if value is not None}
         return replace(self, **{name: v[:, :used] if v.dim() > 1 else v for name, v in chosen.items()})
@@ -69,27 +74,42 @@ def join(rollouts: list[Rollout]) -> Rollout:
 def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
     """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
 
-    Always in float32, and the only place where a temperature meets logits: sampling and training both come here.
+    Always in float32.  Training comes here; `sample_token` computes the same without writing (B, V) as often.
     """
     return torch.log_softmax(logits.float() / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
 
 
-def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor]:
-    """Draw y_t by inverse CDF: logits (B, V), temperature (B,) -> token (B,), log_prob (B,).  tau = 0 takes the argmax."""
-    log_probs = token_policy(logits, temperature)
-    cdf = log_probs.exp().cumsum(-1)
-    # 1 - rand lies in (0, 1], so the first index with cdf >= u always exists and never has probability zero.
-    u = (1 - torch.rand(len(cdf), 1, generator=generator, device=cdf.device)) * cdf[:, -1:]
-    token = torch.searchsorted(cdf, u)[:, 0]
-    token = torch.where(temperature == 0, logits.argmax(-1), token)
-    log_prob = log_probs.gather(-1, token[:, None])[:, 0]
-    return token, torch.where(temperature == 0, 0.0, log_prob)
+def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw y_t: logits (B, V), temperature (B,) -> token, log_prob, and the entropy in nats at tau = 1, (B,) each.
+
+    Tokens are drawn in two levels, a block of the vocabulary and a token of the block, so that no sum runs over all of V.
+    tau = 0 takes the argmax, the first of equals, with probability 1.
+    """
+    greedy, uniform = temperature == 0, torch.rand(len(logits), 2, generator=generator, device=logits.device)
+    uniform = torch.where(greedy[:, None], 0.0, uniform)
+    tau = torch.where(greedy, 1e-30, temperature.clamp_min(1e-6))[:, None]  # 1e-30: all but the largest logit vanish
+    logits = logits.float()
+    below = logits - logits.amax(-1, keepdim=True)  # (B, V), at most 0
+    at_one = below.exp()
+    total = at_one.sum(-1)
+    entropy = total.log() - at_one.mul_(below).sum(-1) / total
+    weights = torch.div(below, tau, out=at_one).exp_()  # softmax(logits / tau), but for its denominator
+    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
+    sums = blocks.sum(-1)
+    block = pick(sums, uniform[:, :1])
+    token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
+    log_prob = (below.gather(1, token) / tau)[:, 0] - sums.sum(-1).log()
+    return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
 
 
-def entropy_at_one(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits), (..., V) -> (...)."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    return -(log_probs.exp() * log_probs).sum(-1)
+def pick(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Index (B, 1) drawn in proportion to `weights` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
+
+    The CDF is of integers: they add up to the same in any order, so that on a GPU too it never falls, and an index of
+    weight zero is never drawn.
+    """
+    cdf = (weights * (2.0**40 / weights.sum(-1, keepdim=True))).long().cumsum(-1)
+    return torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
@@ -115,19 +135,6 @@ def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
     return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))
 
 
-def prefill(transformer, prompts: list[list[int]], samples_per_prompt: int, max_new_tokens: int):
-    """Read each prompt once, then share its cache out to its samples -> tokens (B, P), lengths (B,), h (B, d), cache."""
-    longest = check_lengths(transformer, prompts, max_new_tokens)
-    device = transformer.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
-    dtype = transformer.compute_dtype or transformer.embed.weight.dtype
-    cache = model.Cache(transformer.config, len(prompts), longest + max_new_tokens, device, dtype)
-    hidden = transformer(tokens, cache, lengths)
-    rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
-    return tokens[rows], lengths[rows], hidden[rows, lengths[rows] - 1], cache.select(rows)
-
-
 @torch.no_grad()
 def generate(
     transformer,
@@ -144,50 +151,68 @@ def generate(
 
     policy: anything with `act` and `tau_initial` (temperature_head.py, baselines.py).  `keep_hidden` stores h_t for the
     training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens.
+
+    At each step the rows that have not ended draw, in their order: first the policy, then the tokens.
     """
+    longest, device = check_lengths(transformer, prompts, max_new_tokens), transformer.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
+    eos = torch.tensor(sorted(eos_ids), device=device)
+    on_cuda, decoder = device.type == "cuda", Decoder(transformer)
+    patience = (
+        16 if on_cuda and on_token is None else 1
+    )  # steps between looks at who has ended: a GPU would wait for each
+    cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
+    decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)
     with transformer.autocast():
-        prompt_tokens, lengths, hidden, cache = prefill(transformer, prompts, samples_per_prompt, max_new_tokens)
-        device, batch = lengths.device, len(lengths)
-        eos = torch.tensor(sorted(eos_ids), device=device)
-        live = torch.ones(batch, dtype=torch.bool, device=device)
-        temperature = torch.full((batch,), float(policy.tau_initial), device=device)  # tau_0
-        steps = []
-        for step in range(max_new_tokens):
-            hidden = hidden.to(transformer.compute_dtype or hidden.dtype)  # what is stored is what the head sees
-            logits = transformer.unembed(hidden)  # (B, V), read from h_t
-            action = policy.act(hidden, temperature, logits=logits, step=step, generator=generator)
-            temperature = action.temperature  # tau_t ~ pi_phi
-            token, log_prob = sample_token(logits, temperature, generator)  # y_t ~ pi_theta
-            steps.append((live, token, action, log_prob, entropy_at_one(logits), hidden if keep_hidden else None))
-            if on_token is not None:
-                on_token(step, token, temperature)
-            live = live & ~torch.isin(token, eos)
-            if step + 1 == max_new_tokens or not live.any():
+        hidden = transformer(tokens, cache)[torch.arange(len(prompts)), lengths - 1]  # each prompt is read once
+    hidden = hidden.repeat_interleave(samples_per_prompt, dim=0)  # (B, d_model)
+    rows = torch.arange(len(hidden), device=device)  # the n rows that are still written
+    going = torch.ones_like(rows, dtype=torch.bool)  # (n,) all of them, but between two looks
+    temperature = torch.full((len(rows),), float(policy.tau_initial), device=device)  # tau_0
+    finished, steps = torch.zeros_like(going), []
+    for step in range(max_new_tokens):
+        hidden = hidden.to(decoder.dtype, copy=on_cuda)  # what is stored is what the head sees
+        logits = decoder.unembed(hidden)  # (n, V), read from h_t
+        action = policy.act(hidden, temperature, logits=logits, step=step, generator=generator)
+        temperature = action.temperature  # tau_t ~ pi_phi
+        token, log_prob, entropy = sample_token(logits, temperature, generator)  # y_t ~ pi_theta
+        steps.append((rows, going, token, action, log_prob, entropy, hidden if keep_hidden else None))
+        if on_token is not None:
+            on_token(step, token, temperature)
+        going = going & ~torch.isin(token, eos)
+        if (step + 1) % patience == 0 or step + 1 == max_new_tokens:
+            finished[rows] = ~going
+            left = going.nonzero()[:, 0]
+            if len(left) == 0:
                 break
-            hidden = transformer(token[:, None], cache)[:, 0]
-    return assemble(prompt_tokens, lengths, steps, finished=~live)
+            if len(left) < (0.8 if on_cuda else 1.0) * len(rows):  # leaving costs a new graph there
+                rows, token, temperature, going = rows[left], token[left], temperature[left], going[left]
+                cache.keep(left)
+        if step + 1 < max_new_tokens:
+            hidden = decode(token)
+    return assemble(tokens, lengths, samples_per_prompt, steps, finished)
 
 
-def assemble(prompt_tokens: Tensor, lengths: Tensor, steps: list, finished: Tensor) -> Rollout:
-    """Put what each step drew behind each row's own prompt."""
-    live, tokens, actions, log_probs, entropies, hidden = zip(*steps)
-    sampled = torch.stack(live, dim=1)  # (B, steps)
-    batch, width = len(lengths), prompt_tokens.shape[1] + len(steps)
-    columns = lengths[:, None] + torch.arange(len(steps), device=lengths.device)
+def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finished: Tensor) -> Rollout:
+    """Put what each step drew behind each row's own prompt: prompts (P, L) -> a Rollout of P * samples rows."""
+    rows, going, tokens, actions, log_probs, entropies, hidden = zip(*steps)
+    lengths = lengths.repeat_interleave(samples)
+    step = torch.cat([torch.full_like(of_step, number) for number, of_step in enumerate(rows)])
+    row, drawn = torch.cat(rows), torch.cat(going)  # what a row draws after its end is dropped
+    where = row[drawn], (lengths[row] + step)[drawn]  # row and column of each token
+    shape = len(lengths), prompts.shape[1] + len(steps)
 
     def place(values, into=None) -> Tensor:
-        values = torch.stack(values, dim=1)
-        keep = sampled.view(sampled.shape + (1,) * (values.dim() - 2))
-        if into is None:
-            into = values.new_zeros((batch, width) + values.shape[2:])
-        index = columns.view(keep.shape).expand_as(values)
-        return into.scatter(1, index, torch.where(keep, values, torch.zeros_like(values)))
+        values = torch.cat(values)[drawn]
+        into = values.new_zeros(shape + values.shape[1:]) if into is None else into
+        return into.index_put_(where, values)
 
-    padded = torch.nn.functional.pad(prompt_tokens, (0, len(steps)))
+    padded = F.pad(prompts.repeat_interleave(samples, dim=0), (0, len(steps)))
     return Rollout(
         tokens=place(tokens, into=padded),
         prompt_lengths=lengths,
-        mask=place(live),
+        mask=place(going),
         temperatures=place([action.temperature for action in actions]),
         changed=place([action.changed for action in actions]),
         z=place([action.z for action in actions]),
@@ -227,7 +252,7 @@ def main() -> None:
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
     parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
     parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
-    parser.add_argument("--policy", default="", help="own (default where the folder has a head), greedy, 0.7, ead, edt")
+    parser.add_argument("--policy", default="", help="own (default where there is one), greedy, 0.7, ead, edt")
     parser.add_argument(
         "--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end"
     )

@@ -53,7 +53,7 @@ COMMANDS = {  # that mean the same as a character, or nothing
     r"cdot|times|ast": "*", r"div": "/", r"[lr]?vert|mid": "|", r"ldots|cdots|dots": "...", r"approx": "",
     r"left|right|[bB]igg?[lr]?|displaystyle|(?:no)?limits": "", r"varnothing": r"\\emptyset", r"[dtc]frac": r"\\frac",
 }  # fmt: skip
-SPELLINGS = [  # applied in this order; verbose: a space that counts is written "\ "
+SPELLINGS: list = [  # applied in this order; verbose: a space that counts is written "\ "
     (r"\\\\(?=[A-Za-z]{2})", r"\\"),  # commands that were escaped twice
     # Money, the borders of formulas, and what follows in x = 1/3 \approx 0.33.
     (r"\\\$ | \$ | m?\\angle | (?<!\\)\\[()\[\]] | (?<=\S)\s*\\approx.* | \\(?:left|right)\.", ""),

@@ -196,7 +196,7 @@ def read_jsonl(path: str) -> list[Problem]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
             for field in ("problem", "answer"):
                 if not isinstance(row, dict) or type(row.get(field)) not in (str, int, float):

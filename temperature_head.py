@@ -38,6 +38,8 @@ class Action(NamedTuple):
 class TemperatureHead(nn.Module):
     """pi_phi as a two-layer network on h_t.  It is itself a temperature policy: `sample.generate` calls its `act`."""
 
+    kind = "own"  # as --policy names it
+
     def __init__(
         self,
         d_model: int,
@@ -111,24 +113,30 @@ class TemperatureHead(nn.Module):
         return of_gate + opens * of_beta
 
     def save(self, folder: str | Path) -> None:
-        """Weights and settings, in one safetensors file."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, Path(folder) / FILE, metadata={"settings": json.dumps(self.settings)})
+        save(self, folder)
 
 
-def load(folder: str | Path, device="cpu") -> TemperatureHead:
-    """The head that `save` wrote; FileNotFoundError where there is none."""
-    file = Path(folder) / FILE
+def save(policy: nn.Module, folder: str | Path) -> None:
+    """A learned policy's weights, settings and kind, in one safetensors file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    settings = json.dumps({"kind": policy.kind} | policy.settings)  # one key: safetensors writes several in any order
+    save_file(tensors, Path(folder) / FILE, metadata={"settings": settings})
+
+
+def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None) -> nn.Module:
+    """The policy that `save` wrote, of one of these kinds (none: the head); FileNotFoundError where there is none."""
+    file, kinds = Path(folder) / FILE, kinds or {"own": TemperatureHead}
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; this model has no temperature policy of its own (try a fixed one)")
     try:
         with safe_open(file, framework="pt") as opened:
-            head = TemperatureHead(**json.loads(opened.metadata()["settings"]))
-            head.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
-    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+            settings = json.loads(opened.metadata()["settings"])
+            policy = kinds[settings.pop("kind", "own")](**settings)
+            policy.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
+    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a temperature head that this version has written ({reason})") from None
-    return head.to(device)
+        raise ValueError(f"{file}: not a temperature policy that this version has written ({reason})") from None
+    return policy.to(device)
 
 
 def inside(z: Tensor) -> Tensor:
@@ -149,6 +157,10 @@ def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z
     0.75
     """
     log_gate = F.logsigmoid(torch.where(changed, gate, -gate))
+    return log_gate + torch.where(changed, beta_log_prob(alpha, beta, z), 0.0)
+
+
+def beta_log_prob(alpha: Tensor, beta: Tensor, z: Tensor) -> Tensor:
+    """log p(z) of Beta(alpha, beta)."""
     z = inside(z)
-    log_density = (alpha - 1) * torch.log(z) + (beta - 1) * torch.log1p(-z) - log_beta(alpha, beta)
-    return log_gate + torch.where(changed, log_density, 0.0)
+    return (alpha - 1) * torch.log(z) + (beta - 1) * torch.log1p(-z) - log_beta(alpha, beta)

@@ -315,7 +315,10 @@ def read_eos_ids(folder: Path, added: dict[str, int]) -> set[int]:
     for name in ("generation_config.json", "config.json"):
         eos = read_json(folder / name).get("eos_token_id")
         if eos is not None:
-            return set(eos) if isinstance(eos, list) else {eos}
+            eos = eos if isinstance(eos, list) else [eos]
+            if not all(type(token) is int and token >= 0 for token in eos):
+                raise ValueError(f"{folder / name}: eos_token_id {eos!r} is no token id, nor a list of them")
+            return set(eos)
     eos = read_json(folder / "tokenizer_config.json").get("eos_token")
     eos = eos["content"] if isinstance(eos, dict) else eos
     return {added[eos]} if eos in added else set()
@@ -323,6 +326,6 @@ def read_eos_ids(folder: Path, added: dict[str, int]) -> set[int]:
 
 def read_json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file}: is not JSON ({error}); fetch it again") from None
+        return {} | json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: a list, or a number
+        raise ValueError(f"{file}: is not a JSON object ({error}); fetch it again") from None

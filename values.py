@@ -222,20 +222,22 @@ def proportional(left: tuple, right: tuple, positive: bool) -> bool:
 
 
 # 3. The worker with sympy, for integrals, limits and infinite sums.
-idle: list[subprocess.Popen] = []  # workers that wait for a question; one is taken out while it answers
+class Worker(subprocess.Popen):
+    is_ready = False  # until it has said that sympy is imported
+
+
+idle: list[Worker] = []  # workers that wait for a question; one is taken out while it answers
 os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk to its parent's workers
 
 
-def start_worker() -> subprocess.Popen:
+def start_worker() -> Worker:
     command = [sys.executable, os.path.abspath(__file__), "--worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    worker = subprocess.Popen(command, **pipes, text=True, start_new_session=True)  # Ctrl-C is its parent's
-    worker.is_ready = False  # until it has said that sympy is imported
-    return worker
+    return Worker(command, **pipes, text=True, start_new_session=True)  # Ctrl-C is its parent's
 
 
 @atexit.register
-def stop_workers(workers: list[subprocess.Popen] = idle) -> None:
+def stop_workers(workers: list[Worker] = idle) -> None:
     while workers:
         worker = workers.pop()
         worker.kill()

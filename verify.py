@@ -32,6 +32,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from typing import NoReturn
 
 from grammar import (
     INFINITY,
@@ -329,7 +330,7 @@ def batch(pairs: list[tuple[str, str]]) -> list[float]:
         return [reward(*pair) for pair in pairs]
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     print(f"verify.py: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -22,13 +22,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import verify
 
 SHARED = Path(__file__).resolve().parent.parent / "shared" / "verify_cases"
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     print(f"verify_bench.py: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -42,11 +42,16 @@ FIELDS = {  # our Config fields -> theirs
     ),
 }  # fmt: skip
 
+COUNTS = dict.fromkeys(("vocab_size", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "max_length"), 10**9)
+COUNTS["n_layers"] = 10_000  # each is built, and that takes time
+
 
 def read_config(raw: dict, where: str) -> dict:
     """Hugging Face's config.json as the arguments of model.Config.  What would change the function and is not known is refused."""
     family = raw.get("model_type")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # transformers 5, and before
+    if not isinstance(rope, dict):
+        raise ValueError(f"{where}: rope_parameters {rope!r} is not an object")
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     activation = raw.get("activation_function", "gelu_new") if family == "gpt2" else raw.get("hidden_act", "silu")
     refused = {
@@ -64,8 +69,14 @@ def read_config(raw: dict, where: str) -> dict:
     values = {ours: raw[theirs] for ours, theirs in FIELDS[kind].items() if raw.get(theirs) is not None}
     if missing := {"vocab_size", "d_model", "n_layers", "n_heads", "max_length"} - set(values):
         raise ValueError(f"{where}: the field {FIELDS[kind][min(missing)]!r} is missing")
+    for ours, value in values.items():
+        if ours in COUNTS and not (type(value) is int and 0 < value <= COUNTS[ours]):
+            raise ValueError(f"{where}: {FIELDS[kind][ours]} is {value!r}, and is a number from 1 to {COUNTS[ours]:,}")
     heads = dict(d_head=values["d_model"] // values["n_heads"], n_kv_heads=values["n_heads"])
     values = heads | dict(d_mlp=4 * values["d_model"]) | values
+    if values["n_heads"] % values["n_kv_heads"] or (kind == "llama" and values["d_head"] % 2) or not values["d_head"]:
+        sizes = ", ".join(f"{name} {values[name]}" for name in ("n_heads", "n_kv_heads", "d_head"))
+        raise ValueError(f"{where}: the attention heads do not divide ({sizes})")
     if family == "gpt2":
         switches = dict(norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True)
         return dict(norm_eps=1e-5, tied=True) | values | switches
@@ -114,9 +125,9 @@ def read_json(file: Path) -> dict:
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent}: no {file.name}, so this is not a model folder in Hugging Face format")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
+        return {} | json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: a list, or a number
+        raise ValueError(f"{file}: not a JSON object ({error})") from None
 
 
 def open_tensors(folder: Path, device) -> dict:

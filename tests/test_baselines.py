@@ -1,11 +1,15 @@
 """baselines.py: each fixed rule against its formula worked out by hand, behind the interface of the learned policy."""
 
+import json
 import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import baselines
+import model
+import sample
 import temperature_head
 from baselines import EAD, EDT, Fixed
 
@@ -115,6 +119,73 @@ def test_edt_is_the_entropy_of_each_row_at_temperature_one():
     assert temperatures(EDT(), logits=logits.bfloat16()) == pytest.approx(expected, rel=0.05)
 
 
+# ---- TAMPO ----------------------------------------------------------------------------------------------------------
+
+
+def test_tampo_moves_its_categorical_as_worked_by_hand():
+    policy = baselines.TAMPO(lowest=0.5, highest=1.0, candidates=2, momentum=0.9, sharpness=0.1)
+    assert policy.candidates.tolist() == [0.5, 1.0] and policy.probabilities().tolist() == [0.5, 0.5]
+    # Completion 1 is likelier under 0.5: shares 1 / (1 + e^-1) = 0.73106, 0.26894; completion 2 under 1.0: 0.11920, 0.88080.
+    log_likelihood, advantage = torch.tensor([[-1.0, -2.0], [-3.0, -1.0]]), torch.tensor([1.0, -1.0])
+    policy.move(log_likelihood, advantage)  # credits (0.73106 - 0.11920) / 2 = 0.30593 and its negative
+    assert policy.scores.tolist() == pytest.approx([0.030593, -0.030593], abs=1e-6)  # a tenth of them
+    assert policy.probabilities().tolist() == pytest.approx([0.64836, 0.35164], abs=1e-5)  # 1 / (1 + e^-0.61186)
+    policy.move(log_likelihood, advantage)
+    assert policy.scores.tolist() == pytest.approx([0.058127, -0.058127], abs=1e-6)  # 0.9 of before, and a tenth again
+    assert temperatures(policy) == pytest.approx([0.5 * 0.76181 + 0.23819] * 3, abs=1e-4)  # the mean, between steps
+
+
+def test_tampo_draws_a_temperature_for_a_step_and_forgets_it_after():
+    policy, generator = baselines.TAMPO(), torch.Generator().manual_seed(0)
+    drawn = []
+    for step in range(400):
+        policy.begin_step(step, generator)
+        drawn.append(temperatures(policy)[0])
+    assert {round(tau, 4) for tau in drawn} == {round(float(tau), 4) for tau in policy.candidates}
+    assert sum(drawn) / len(drawn) == pytest.approx(0.8, abs=0.05), "all are as probable at first"
+    rollout = drawn_rollout(policy)[1]
+    policy.learn(transformer_of_17(), rollout, torch.zeros(len(rollout.tokens)))
+    assert policy.drawn is None and policy.scores.tolist() == [0.0] * 8, "advantages of 0 move nothing"
+
+
+def transformer_of_17() -> model.Transformer:
+    torch.manual_seed(0)
+    return model.Transformer(
+        model.Config(vocab_size=17, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=24, max_length=32)
+    )
+
+
+def drawn_rollout(policy, seed=0):
+    transformer, generator = transformer_of_17(), torch.Generator().manual_seed(seed)
+    return transformer, sample.generate(transformer, policy, [[1, 2], [3]], 16, 8, {5}, generator, keep_hidden=True)
+
+
+def test_tampo_credits_a_candidate_by_how_well_it_explains_the_completions():
+    policy = baselines.TAMPO(candidates=3, momentum=0.0)
+    transformer, rollout = drawn_rollout(policy)
+    advantage = torch.randn(len(rollout.tokens), generator=torch.Generator().manual_seed(1))
+    credit = torch.zeros(3)
+    for row in range(len(rollout.tokens)):
+        means = []
+        for tau in (0.1, 0.8, 1.5):
+            places = rollout.mask[row].nonzero()[:, 0].tolist()
+            logits = transformer.unembed(transformer(rollout.tokens[row : row + 1]))[0] / tau
+            means.append(sum(logits[t - 1].log_softmax(-1)[rollout.tokens[row, t]] for t in places) / len(places))
+        credit += torch.stack(means).softmax(0) * advantage[row] / len(rollout.tokens)
+    policy.learn(transformer, rollout, advantage)
+    torch.testing.assert_close(policy.scores, credit, rtol=1e-3, atol=1e-6)
+
+
+def test_tampo_finds_the_cold_where_the_likeliest_tokens_are_right():
+    policy = baselines.TAMPO(sharpness=0.02)
+    for step in range(20):
+        policy.begin_step(step, torch.Generator().manual_seed(step))
+        transformer, rollout = drawn_rollout(policy, seed=step)
+        reward = (rollout.token_log_probs * rollout.mask).sum(1) / rollout.mask.sum(1)
+        policy.learn(transformer, rollout, (reward - reward.mean()) / (reward.std() + 1e-6))
+    assert temperatures(policy)[0] < 0.6
+
+
 # ---- by name --------------------------------------------------------------------------------------------------------
 
 
@@ -123,13 +194,45 @@ def test_make_names_every_policy(tmp_path):
     assert baselines.make("ead") == EAD() and baselines.make("edt") == EDT()
     temperature_head.TemperatureHead(8, 0.2, 1.2).save(tmp_path)
     own = baselines.make("own", str(tmp_path))
-    assert isinstance(own, temperature_head.TemperatureHead) and own.tau_min == 0.2
+    assert type(own) is temperature_head.TemperatureHead and own.tau_min == 0.2
+    assert baselines.make("edt:base=0.8,theta=0.2") == EDT(base=0.8, theta=0.2)
+    assert baselines.make("ead:d_0=2,growth=0") == EAD(d_0=2, growth=0)
+
+
+@pytest.mark.parametrize("name", ["sequence", "tampo", "tampo:candidates=4,sharpness=0.2"])
+def test_a_policy_that_learned_is_what_it_was_saved_as(name, tmp_path):
+    policy = baselines.begin(name, 8, 0.2, 1.2)
+    with torch.no_grad():
+        next(iter(policy.state_dict().values())).add_(0.25)
+    policy.save(tmp_path)
+    for again in (baselines.make("own", tmp_path), baselines.make("", tmp_path), baselines.make(policy.kind, tmp_path)):
+        assert type(again) is type(policy) and again.settings == policy.settings
+        assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), policy.state_dict().values()))
+    other = {"tampo": "sequence", "sequence": "tampo"}[policy.kind]
+    with pytest.raises(ValueError, match=f"kind {policy.kind}, and not {other}"):
+        baselines.make(other, tmp_path)
+
+
+def test_a_head_without_a_kind_is_of_the_first_version(tmp_path):
+    head = temperature_head.TemperatureHead(8)
+    tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, tmp_path / temperature_head.FILE, metadata={"settings": json.dumps(head.settings)})
+    assert type(baselines.make("own", tmp_path)) is temperature_head.TemperatureHead
 
 
 @pytest.mark.parametrize("name", ["warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
 def test_unknown_policies_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="temperature") as caught:
         baselines.make(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["edt:bases=1", "edt:base", "edt:base=warm", "edt:base=nan", "0.7:x=1", "own:x=1", "tampo:x=1", "ead:=1"]
+)
+def test_settings_that_a_policy_lacks_are_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="takes") as caught:
+        baselines.learns(name)
     assert "\n" not in str(caught.value)
 
 

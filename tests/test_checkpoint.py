@@ -34,10 +34,9 @@ def lottery(problems, texts, finished) -> list[float]:
     return [float(whole and zlib.crc32(text.encode()) % 3 == 0) for text, whole in zip(texts, finished)]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
+def write_base(folder: Path) -> Path:
     """A folder in Qwen3 format: random weights, one token a byte, many of which end a completion; and 40 problems."""
-    folder = tmp_path_factory.mktemp("base")
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     transformer = model.Transformer(
         model.Config(
@@ -53,6 +52,11 @@ def base(tmp_path_factory) -> Path:
     rows = [{"problem": f"{'9' * (i % 7)}{i}?", "answer": str(i)} for i in range(40)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +212,7 @@ def test_a_killed_and_resumed_run_equals_the_unbroken_one(base, unbroken, tmp_pa
     ended = subprocess.run([sys.executable, "-c", code, *words(base, run)], capture_output=True, text=True)
     assert ended.returncode == 9, ended.stderr
     assert len(metrics_of(run)) == 4 and not (run / "after.json").exists()
-    assert [folder.name for folder in checkpoint.whole_checkpoints(run)] == ["step-000002", "step-000004"]
+    assert [folder.name for folder in checkpoint.whole_checkpoints(run)] == ["step-000003", "step-000004"]
     assert_same_run(unbroken, go(base, run, "--resume"))
 
 
@@ -231,17 +235,17 @@ def dying(function, at_call: int):
 @pytest.mark.parametrize(
     "owner, name, at_call, left",
     [
-        (rl, "token_step", 4, ["step-000002"]),  # metrics of a third step are logged, and undone
+        (rl, "token_step", 6, ["step-000003", "step-000004"]),  # metrics of a fifth step are logged, and undone
         (model, "save", 2, ["step-000002"]),  # nothing of the second checkpoint is written
         (torch, "save", 2, ["step-000002"]),  # half of it is
-        (os, "replace", None, ["step-000002"]),  # all of it is, under its provisional name
+        (os, "replace", None, ["step-000002", "step-000003"]),  # all of it is, under its provisional name
         (
             checkpoint,
             "publish",
             2,
-            ["step-000002", "step-000004"],
+            ["step-000002", "step-000003"],
         ),  # it is whole, and the run's folder shows the old one
-        (shutil, "rmtree", 4, ["step-000002", "step-000004", "step-000006"]),  # the oldest is not yet dropped
+        (checkpoint, "drop_old", 3, ["step-000002", "step-000003", "step-000004"]),  # the oldest is not yet dropped
     ],
 )
 def test_a_kill_in_any_place_leaves_a_run_that_resumes(
@@ -278,10 +282,13 @@ def test_a_finished_run_goes_on_with_more_steps(base, unbroken, tmp_path):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--policy", "ead", "--max-new-tokens", "16"), ("--kl", "0.1", "--token-entropy", "0.01"), ("--policy", "0.7")],
-)
+    [
+        ("--policy", "ead", "--max-new-tokens", "16"), ("--kl", "0.1", "--token-entropy", "0.01"), ("--policy", "0.7"),
+        ("--policy", "sequence"), ("--policy", "tampo:sharpness=0.1,momentum=0.5"),
+    ],
+)  # fmt: skip
 def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
-    """EAD knows the training step; a KL penalty is to the initial model, not to the resumed one."""
+    """EAD knows the training step, TAMPO its categorical; a KL penalty is to the initial model, not to the resumed one."""
     whole, run = go(base, tmp_path / "whole", "--steps", "4", *flags), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(rl, "token_step", dying(rl.token_step, 4))
@@ -290,7 +297,11 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     go(base, run, "--steps", "4", "--resume", *flags)
     assert metrics_of(run) == metrics_of(whole)
     assert (run / WEIGHTS[0]).read_bytes() == (whole / WEIGHTS[0]).read_bytes()
-    assert (run / WEIGHTS[1]).exists() == ("--policy" not in flags)
+    learns = "--policy" not in flags or baselines.learns(flags[1])
+    assert (run / WEIGHTS[1]).exists() == learns
+    if learns:
+        assert (run / WEIGHTS[1]).read_bytes() == (whole / WEIGHTS[1]).read_bytes()
+        assert (run / WEIGHTS[1]).read_bytes() != (run / "checkpoints" / "step-000003" / WEIGHTS[1]).read_bytes()
 
 
 def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
@@ -417,9 +428,9 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_shows_the_last_checkpoint_and_two_are_kept(unbroken):
+def test_the_folder_shows_the_last_checkpoint_and_two_are_kept_beside_the_best(unbroken):
     kept = checkpoint.whole_checkpoints(unbroken)
-    assert [folder.name for folder in kept] == ["step-000004", "step-000006"]
+    assert [folder.name for folder in kept] == ["step-000003", "step-000004", "step-000006"], "evaluated after step 3"
     for file in kept[-1].iterdir():
         assert (unbroken / file.name).read_bytes() == file.read_bytes(), file.name
     assert not [file for file in unbroken.rglob(".*")], "nothing provisional is left"

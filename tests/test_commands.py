@@ -128,7 +128,7 @@ def test_a_run_leaves_all_its_files(trained):
     assert files >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "temperature_head.safetensors",
         "metrics.jsonl", "samples.jsonl", "trainer_state.pt", "run.json", "before.json", "after.json", "table.md",
-        "run.png", "heat_map.html", "checkpoints", "tensorboard",
+        "run.png", "heat_map.png", "report.html", "checkpoints", "tensorboard",
     }  # fmt: skip
     assert (run / "run.png").read_bytes().startswith(b"\x89PNG") and (run / "run.png").stat().st_size > 5_000
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -154,7 +154,7 @@ def test_a_run_logs_every_step(trained):
 def test_a_run_ends_with_a_table_of_before_and_after(trained):
     run, printed = trained
     table = (run / "table.md").read_text().strip()
-    assert table in printed and "run.png" in printed and "heat_map.html" in printed
+    assert table in printed and "run.png" in printed and "heat_map.png" in printed and "report.html" in printed
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert rows == [f"{when}, {policy}" for when in ("before", "after") for policy in ("own", "1.0", "greedy")]
     for when in ("before", "after"):
@@ -165,11 +165,17 @@ def test_a_run_ends_with_a_table_of_before_and_after(trained):
 def test_a_run_shows_completions_with_their_temperatures(trained):
     run, printed = trained
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2]
-    assert all(len(row["pieces"]) == len(row["taus"]) > 0 for row in rows)
-    assert f"step 0  wrong  {rows[0]['problem']}" in printed and f"[{rows[0]['taus'][0]:.2f}]" in printed
-    page = (run / "heat_map.html").read_text(encoding="utf-8")
-    assert page.count("title=") == sum(len(row["pieces"]) for row in rows)
+    of_training = [row for row in rows if "when" not in row]
+    assert [row["step"] for row in of_training] == [0, 1, 2]
+    before, after = ([row["problem"] for row in rows if row.get("when") == when] for when in ("before", "after"))
+    assert before == after and len(before) == len(set(before)) == 3
+    for row in rows:  # one entry a token in every column
+        columns = [value for name, value in row.items() if isinstance(value, list) and name != "range"]
+        assert len(columns) == 9 and {len(column) for column in columns} == {len(row["pieces"])} != {0}
+    first = of_training[0]
+    assert f"step 0  wrong  {first['problem']}" in printed and f"[{first['taus'][0]:.2f}]" in printed
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="token"') == sum(len(row["pieces"]) for row in rows)
     assert "\x1b" not in printed, "no colours where there is no terminal"
 
 
@@ -321,11 +327,15 @@ def test_sample_colours_tokens_on_a_terminal(trained, here, monkeypatch):
 
 def test_plot_draws_a_run_again(trained, tmp_path, here):
     run = shutil.copytree(trained[0], tmp_path / "run")
-    drawn = [(run / name) for name in ("run.png", "heat_map.html")]
+    drawn = [(run / name) for name in ("run.png", "heat_map.png", "report.html")]
     for file in drawn:
         file.unlink()
     code, printed, error = here("plot.py", run)
     assert code == 0 and all(file.exists() and str(file) in printed for file in drawn), error
+    points = tmp_path / "points.json"
+    assert here("eval.py", model=run, policy="0.3", samples=2, problems=3, max_new_tokens=5, out=points)[0] == 0
+    code, printed, error = here("plot.py", run, frontier=points)
+    assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
 
 
 def test_pretrain_writes_a_folder_that_train_reads(tmp_path, here):
@@ -377,6 +387,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(model="EMPTY"), "tokenizer.json"),
         (dict(preset="qwen9"), "--preset 'qwen9'"),
         (dict(token_objective="pass@3"), "pass@3 needs 1 <= k <= samples per prompt, which is 2"),
+        (dict(temperature_objective="pass@2"), "pass@2 of 2 samples per prompt makes every advantage 0"),
         (dict(temperature_objective="best"), "'best'"),
         (dict(advantage="gae"), "--advantage 'gae'"),
         (dict(schedule="sometimes"), "schedule 'sometimes'"),
@@ -476,6 +487,10 @@ def test_mistakes_of_sample(flags, said, base, here):
 def test_mistakes_of_plot(here, tmp_path):
     mistaken(here("plot.py", tmp_path), "plot.py", "metrics.jsonl: missing")
     mistaken(here("plot.py", tmp_path / "absent"), "plot.py", "absent")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "reward": 1.0}\n')
+    (tmp_path / "after.json").write_text("[]")
+    mistaken(here("plot.py", tmp_path), "plot.py", "after.json: not a file that a run or eval.py has written")
+    mistaken(here("plot.py", tmp_path, frontier=tmp_path / "none.json"), "plot.py", "none.json")
 
 
 @pytest.mark.parametrize("words", [["--steps", "many"], ["--nonsense"], ["--resume", "yes"]])

@@ -8,6 +8,8 @@ import transformers
 
 import model
 import weights
+from attention import Cache
+from decoder import Decoder
 
 SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, max_position_embeddings=128)
 LLAMA3 = {
@@ -72,20 +74,21 @@ def test_whole_sequence_equals_transformers(pair):
 
 
 @torch.no_grad()
-def test_ragged_prompts_then_token_by_token_equal_transformers(pair):
+@pytest.mark.parametrize("stride", [1, 3])
+def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride):
     """Rows of different lengths, right-padded with junk, prefilled at once, then continued through the cache."""
     ours, theirs, _ = pair
     lengths, new = torch.tensor([9, 2, 23]), 8
     rows = [torch.randint(97, (length + new,)) for length in lengths.tolist()]
-    cache = model.Cache(ours.config, 3, 40)
+    cache = Cache(lengths, 1, new, stride=stride)
     padded = torch.randint(97, (3, int(lengths.max())))
     for row, length, target in zip(rows, lengths, padded):
         target[:length] = row[:length]
-    hidden = ours(padded, cache, lengths)
+    hidden, decode = ours(padded, cache), Decoder(ours)
     last = [hidden[torch.arange(3), lengths - 1]]
     for step in range(new):
         token = torch.stack([row[length + step] for row, length in zip(rows, lengths)])
-        last.append(ours(token[:, None], cache)[:, 0])
+        last.append(decode(token, cache))
     got = ours.unembed(torch.stack(last, dim=1))
     for index, (row, length) in enumerate(zip(rows, lengths)):
         assert_close(got[index], theirs(row[None]).logits[0, length - 1 :])
@@ -103,20 +106,25 @@ def test_padding_and_neighbours_do_not_change_a_row(pair):
 
 
 @torch.no_grad()
-def test_cache_rows_shared_out_and_dropped(pair):
-    """One prefill serves a group; rows can be dropped in the middle."""
+def test_a_prompt_is_shared_by_its_samples_and_rows_can_leave(pair):
+    """Rows leave at every step: first without, then with the slots packed anew, to the last row of the last prompt."""
     ours, theirs, _ = pair
-    prompts, lengths = torch.randint(97, (2, 6)), torch.tensor([6, 4])
-    cache = model.Cache(ours.config, 2, 16)
-    ours(prompts, cache, lengths)
-    shared_out = cache.select(torch.tensor([0, 0, 1, 1]))
-    tokens = torch.randint(97, (4, 3))
-    ours(tokens[:, :1], shared_out)
-    kept = shared_out.select(torch.tensor([1, 2]))
-    got = [ours(tokens[[1, 2], step : step + 1], kept)[:, 0] for step in (1, 2)]
-    for row, (prompt, continuation) in enumerate([(prompts[0], tokens[1]), (prompts[1, :4], tokens[2])]):
-        expected = theirs(torch.cat((prompt, continuation))[None]).logits[0, -2:]
-        assert_close(ours.unembed(torch.stack(got, dim=1)[row]), expected)
+    prompts, lengths, samples = torch.randint(97, (3, 6)), torch.tensor([6, 4, 5]), 4
+    cache = Cache(lengths, samples, 8)
+    ours(prompts, cache)
+    tokens, left, decode = torch.randint(97, (12, 8)), torch.arange(12), Decoder(ours)
+    shapes = set()
+    for step, leaving in enumerate(([5], [0], [4, 6, 7], [2, 8], [1, 3], [9, 10], [], [])):
+        hidden = decode(tokens[left, step], cache)
+        shapes.add(cache.shape)
+        for row, state in zip(left.tolist(), hidden):
+            prompt = prompts[row // samples, : lengths[row // samples]]
+            expected = theirs(torch.cat((prompt, tokens[row, : step + 1]))[None]).logits[0, -1]
+            assert_close(ours.unembed(state), expected)
+        kept = torch.tensor([place for place, row in enumerate(left.tolist()) if row not in leaving])
+        left = left[kept]
+        cache.keep(kept)
+    assert left.tolist() == [11] and {(3, 4), (1, 1)} < shapes, shapes
 
 
 @torch.no_grad()

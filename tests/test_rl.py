@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import attention
 import baselines
 import model
 import rl
@@ -56,7 +57,10 @@ def drawn_by_head():
 
 
 def some_advantages(rollout) -> torch.Tensor:
-    return torch.randn(len(rollout.tokens), generator=torch.Generator().manual_seed(5))
+    """Those of the second prompt are 0, as in a group of equal rewards: the step skips its rows, and counts its tokens."""
+    advantage = torch.randn(len(rollout.tokens), generator=torch.Generator().manual_seed(5))
+    samples = len(advantage) // len(PROMPTS)
+    return advantage.index_fill(0, torch.arange(samples, 2 * samples), 0.0)
 
 
 def sgd(module, lr=1.0):
@@ -98,9 +102,13 @@ NO_CLIP = rl.StepSettings(max_grad_norm=1e9)
 # ---- replay: what training recomputes is what the rollout recorded --------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "policy", [lively_head(), baselines.Fixed(0.25), baselines.Fixed(1.5), baselines.EDT(theta=0.5), baselines.EAD()]
-)
+EVERY_POLICY = [
+    lively_head(), baselines.SequenceHead(32), baselines.TAMPO(), baselines.EDT(theta=0.5), baselines.EAD(),
+    baselines.Fixed(0.25), baselines.Fixed(1.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda policy: type(policy).__name__)
 def test_recomputed_token_log_probs_equal_those_of_the_rollout(policy):
     transformer = tiny_transformer()
     rollout = draw(transformer, policy)
@@ -122,6 +130,21 @@ def test_recomputed_temperature_log_probs_equal_those_of_the_rollout():
             log_probs[rollout.mask], rollout.temperature_log_probs[rollout.mask], rtol=0, atol=1e-4
         )
     assert rollout.changed[rollout.mask].float().mean() not in (0, 1)
+
+
+def test_a_temperature_a_completion_replays_too():
+    transformer, head = tiny_transformer(), baselines.SequenceHead(32)
+    rollout = draw(transformer, head)
+    first = torch.zeros_like(rollout.mask).scatter(1, rollout.prompt_lengths[:, None], True)
+    assert torch.equal(rollout.changed, first), "drawn once, at the first token"
+    held = torch.where(rollout.mask, rollout.temperatures, rollout.temperatures.max(1, keepdim=True).values)
+    assert torch.equal(held[rollout.mask], held.min(1, keepdim=True).values.expand_as(held)[rollout.mask])
+    assert len(set(held.max(1).values.tolist())) == len(held), "each completion has its own"
+    log_probs = head.log_prob(rollout.hidden, Action(rollout.temperatures, rollout.changed, rollout.z, None))
+    torch.testing.assert_close(log_probs[rollout.mask], rollout.temperature_log_probs[rollout.mask])
+    before = parameters_of(head)
+    metrics = rl.temperature_step(head, sgd(head), rollout, some_advantages(rollout), NO_CLIP)
+    assert moved(head, before).norm() > 0 and abs(metrics["kl"]) < 1e-7
 
 
 def test_before_the_first_step_every_ratio_is_one():
@@ -448,16 +471,43 @@ def test_logits_exist_for_one_chunk_at_a_time(chunk):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
-def test_the_token_step_unembeds_in_chunks():
+def test_the_token_step_unembeds_in_chunks(monkeypatch):
+    monkeypatch.setitem(rl.LOGITS, "cpu", 50 * VOCABULARY)
     transformer = tiny_transformer()
-    rollout = draw(transformer, baselines.Fixed(1.5), samples=40, new=16)
-    assert rollout.mask.sum() > 2 * rl.CHUNK
+    rollout = draw(transformer, baselines.Fixed(1.5))
+    assert rollout.mask.sum() > 100
     sizes = counted_unembedding(transformer)
     reference = tiny_transformer()
     of_reference = counted_unembedding(reference)
     settings = rl.StepSettings(kl_penalty=0.1)
     rl.token_step(transformer, sgd(transformer), rollout, some_advantages(rollout), settings, reference)
-    assert 0 < max(sizes) <= rl.CHUNK and 0 < max(of_reference) <= rl.CHUNK
+    pulling = int(rollout.mask.sum())  # a KL penalty pulls at every sample
+    assert max(sizes) == 50 == max(of_reference) and sum(sizes) == pulling == sum(of_reference), "once each"
+
+
+@pytest.mark.parametrize("samples, shared", [(1, False), (8, True)])
+def test_prompts_are_read_once_where_that_is_worth_it_and_nothing_changes(samples, shared):
+    """Prompts that are the same, prefixes of each other, or apart; completions of one token, and cut ones."""
+    transformer = tiny_transformer()
+    prompts = [[7, 1, 2, 4], [7, 1, 2, 4, 6], [7, 1, 2, 4], [9, 9, 9]]
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample.generate(transformer, lively_head(), prompts, samples, 5, {3, 5, 8, 11}, generator)
+    assert rl.prompts_are_worth_sharing(rollout) == shared
+    mask = rollout.mask
+    plain = transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
+    for wanted in (mask, mask & (torch.arange(mask.shape[1]) % 3 == 0)):
+        packed = attention.Packed(rollout.tokens, rollout.prompt_lengths, wanted)
+        states = transformer(packed.tokens, packed=packed)[0][packed.drawing]
+        torch.testing.assert_close(states, plain[wanted[mask]], rtol=1e-4, atol=1e-5)
+    assert packed.tokens.shape[1] <= 4 + 5 + 3 + int(mask.sum())
+    if shared:
+        states = rl.drawing_states(transformer, rollout)
+        weight = torch.randn(states.shape, generator=generator)
+        gradients = [
+            torch.autograd.grad((found * weight).sum(), list(transformer.parameters())) for found in (states, plain)
+        ]
+        for got, expected in zip(*gradients):
+            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("tau", [1e-4, 0.1, 1.5, 100.0])

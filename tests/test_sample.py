@@ -74,6 +74,42 @@ def test_greedy_equals_the_slow_generator(transformer, eos):
 
 
 @torch.no_grad()
+def slow_generate(
+    transformer, policy, prompts, samples, new, eos, generator
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The algorithm read aloud: whole rows again for each token, one at a time; the rows that go on draw, in order."""
+    rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+    taus, going = [[] for _ in rows], list(range(len(rows)))
+    for step in range(new):
+        hidden = torch.stack([last_hidden(transformer, rows[row]) for row in going])
+        logits = transformer.unembed(hidden)
+        previous = torch.tensor([taus[row][-1] if taus[row] else policy.tau_initial for row in going])
+        temperature = policy.act(hidden, previous, logits=logits, step=step, generator=generator).temperature
+        tokens = sample.sample_token(logits, temperature, generator)[0]
+        for row, token, tau in zip(going, tokens.tolist(), temperature.tolist()):
+            rows[row].append(token)
+            taus[row].append(tau)
+        going = [row for row in going if rows[row][-1] not in eos]
+        if not going:
+            break
+    return [row[len(prompts[index // samples]) :] for index, row in enumerate(rows)], taus
+
+
+@pytest.mark.parametrize("samples, prompts", [(1, PROMPTS), (7, PROMPTS), (16, [[1, 2, 3]]), (3, PROMPTS * 3)])
+def test_the_same_random_numbers_give_the_tokens_of_the_slow_generator(transformer, head, samples, prompts):
+    """Rows end at every step, and the cache is packed again and again; nobody draws another token for it."""
+    new = 40
+    for policy in (head, baselines.Fixed(0.7), baselines.EDT(theta=0.5)):
+        rollout = draw(transformer, policy, prompts, samples, new)
+        slow, taus = slow_generate(transformer, policy, prompts, samples, new, EOS, torch.Generator().manual_seed(0))
+        assert [row[keep].tolist() for row, keep in zip(rollout.tokens, rollout.mask)] == slow
+        for row, expected in enumerate(taus):
+            got = rollout.temperatures[row][rollout.mask[row]]
+            torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    assert len(set(map(len, slow))) > min(4, len(slow) // 2), "the test wants rows of many lengths"
+
+
+@torch.no_grad()
 def test_everything_stored_equals_the_slow_recomputation(transformer, head):
     rollout = draw(transformer, head)
     assert 0 < rollout.finished.sum() < len(rollout.finished), "the test wants finished and truncated rows"
@@ -188,7 +224,7 @@ def test_samples_of_a_prompt_differ(transformer, head):
 def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
     logits = torch.tensor([2.0, -1.0, 0.5, 0.0, 1.2, -0.3])
     draws, generator = 40_000, torch.Generator().manual_seed(0)
-    tokens, log_probs = sample.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
+    tokens, log_probs, _ = sample.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
     expected = (logits / tau).softmax(-1)
     counts = torch.bincount(tokens, minlength=6)
     chi_square = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
@@ -199,7 +235,7 @@ def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
 def test_each_row_has_its_own_temperature_and_its_own_draw():
     logits = torch.tensor([[1.0, 2.0, 0.0]]).expand(3000, 3)
     taus = torch.tensor([0.0, 0.05, 50.0]).repeat(1000)
-    tokens, log_probs = sample.sample_token(logits, taus, torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = sample.sample_token(logits, taus, torch.Generator().manual_seed(0))
     assert (tokens[0::3] == 1).all() and (log_probs[0::3] == 0).all()
     assert (tokens[1::3] == 1).all()
     assert torch.bincount(tokens[2::3], minlength=3).min() > 250
@@ -207,7 +243,7 @@ def test_each_row_has_its_own_temperature_and_its_own_draw():
 
 def test_greedy_takes_the_first_of_equal_logits():
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0]]).expand(50, 4)
-    tokens, log_probs = sample.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = sample.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
     assert tokens.tolist() == [1] * 50 and not log_probs.any()
 
 
@@ -216,19 +252,44 @@ def test_tokens_of_probability_zero_are_never_drawn(monkeypatch):
     logits = torch.tensor([[-math.inf, 0.0, -200.0, 1.0, -math.inf]])
     for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        token, log_prob = sample.sample_token(logits, torch.ones(1))
+        token, log_prob, _ = sample.sample_token(logits, torch.ones(1))
         assert token.item() in (1, 3) and log_prob.isfinite().all()
 
 
 def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
-    """The cumulative sum of 150,000 float32 probabilities is not 1: the draw is scaled to what it is."""
+    """The sum of 150,000 float32 probabilities is not 1: the draw is scaled to what it is."""
     logits = torch.randn(12, 150_000, generator=torch.Generator().manual_seed(0))
-    ends = sample.token_policy(logits, torch.ones(12)).exp().cumsum(-1)[:, -1]
-    assert ends.min() < 1, "the test wants sums below 1"
-    for uniform, low, high in ((0.0, 100_000, 150_000), (1 - 2**-24, 0, 100)):
+    for uniform, low, high in ((1 - 2**-24, 149_900, 150_000), (0.0, 0, 100)):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        tokens, _ = sample.sample_token(logits, torch.ones(12))
+        tokens = sample.sample_token(logits, torch.ones(12))[0]
         assert low <= tokens.min() and tokens.max() < high
+
+
+@pytest.mark.parametrize("vocabulary", [3, sample.BLOCK, 2 * sample.BLOCK + 1, 1000])
+def test_two_levels_draw_as_one_would(vocabulary):
+    """Block and token together have the probability of the token, where the vocabulary is whole blocks and where not."""
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
+    draws, generator = 60_000, torch.Generator().manual_seed(1)
+    tau = torch.full((draws,), 0.8)
+    tokens, log_probs, entropies = sample.sample_token(logits.expand(draws, -1), tau, generator)
+    expected = (logits / 0.8).softmax(-1)
+    often = expected * draws > 20
+    counts = torch.bincount(tokens, minlength=vocabulary)
+    chi_square = ((counts - draws * expected) ** 2 / (draws * expected))[often].sum()
+    degrees = int(often.sum())
+    assert chi_square < degrees + 4 * math.sqrt(2 * degrees) + 8
+    torch.testing.assert_close(log_probs, expected.log()[tokens], rtol=1e-4, atol=1e-4)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(entropies, entropy.expand(draws), rtol=1e-4, atol=1e-4)
+
+
+def test_cold_tokens_with_vanishing_weights_are_never_drawn():
+    """Weights that underflow stand between those that do not, in every block."""
+    logits = torch.full((2000, 1000), -50.0)
+    logits[:, 7::93] = 0.0
+    tokens, log_probs, _ = sample.sample_token(logits, torch.full((2000,), 0.1), torch.Generator().manual_seed(0))
+    assert set(tokens.tolist()) == set(range(7, 1000, 93))
+    torch.testing.assert_close(log_probs, torch.full((2000,), -math.log(len(range(7, 1000, 93)))))
 
 
 @pytest.mark.parametrize("tau", [0.0, 1e-4, 0.1, 1.5, 100.0])

@@ -474,7 +474,7 @@ def test_training_evaluation_and_sampling_ask_through_one_function(tmp_path, mon
     assert prompted == rendered and len(prompted) == 1
     rendered.clear(), prompted.clear()
     monkeypatch.setattr(log.Log, "report", lambda self: "")
-    monkeypatch.setattr(train, "Interrupt", type("Never", (), {"now": False, "done": lambda self: None}))
+    monkeypatch.setattr(train.faults, "Interrupt", type("Never", (), {"now": False, "done": lambda self: None}))
     path = write(tmp_path / "p.jsonl", *[json.dumps({"problem": f"{i}?", "answer": "1"}) for i in range(8)])
     c = train.config.parse(["--model", str(tmp_path), "--task", path, "--out", str(tmp_path / "run"), "--steps", "2"])
     c.prompts_per_step, c.samples_per_prompt, c.max_new_tokens, c.final_problems, c.eval_samples = 2, 2, 2, 2, 2

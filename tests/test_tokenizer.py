@@ -361,7 +361,7 @@ def test_missing_files_and_bad_json(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder here nor a model that the hub gave"):
         tokenizer.load(tmp_path / "absent")
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="tokenizer.json: is not JSON"):
+    with pytest.raises(ValueError, match="tokenizer.json: is not a JSON object"):
         tokenizer.load(tmp_path)
 
 

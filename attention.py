@@ -1,0 +1,199 @@
+"""Who attends to whom: what a decoder layer's queries may read, where it is not simply "each row, all before it".
+
+    Cache      sampling: a new token a row reads its prompt, held once for all samples of the prompt, and its completion
+    Packed     training: prompts once, the completions behind them, and no padding between
+
+A layer hands over its queries, keys and values, and gets back what each position has read.  This file imports nothing
+local.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each row alone: position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
+    query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and mask is not None and query.is_cuda:  # there no fused kernel takes both
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+    return mixed.transpose(1, 2)
+
+
+class Cache:
+    """Keys and values while sampling: P prompts of at most L tokens, each with G slots for its completions.
+
+    The model's forward pass over the prompts (P, L), padded on the right, fills it; then each step of decoder.py adds one
+    token of each of the n rows that are still written.  A prompt's keys are read once for its G samples:
+
+        softmax([q K_prompt, q K_completion]) [V_prompt, V_completion],     the queries of a prompt's samples as one matrix
+
+    Completions sit in P * G slots, a prompt's side by side.  Rows leave by `keep`, at no cost to the rows that stay; slots
+    are packed anew when a quarter of them is empty.  `attend` never waits for the device, and from one `keep` to the next
+    its shapes and addresses stay the same for `stride` tokens, so that a step can be captured as a CUDA graph.
+    """
+
+    def __init__(self, lengths: Tensor, samples: int, max_new_tokens: int, dtype=torch.float32, stride: int = 1):
+        """lengths (P,) of the prompts.  Attention reads completions up to a multiple of `stride` tokens."""
+        device, prompts, longest = lengths.device, len(lengths), int(lengths.max())
+        self.dtype, self.max_new_tokens, self.stride = dtype, max_new_tokens, stride
+        self.prompt_keys: list[Tensor] = []  # a layer: (P, kv head, L, d_head)
+        self.prompt_values: list[Tensor] = []
+        self.keys: list[Tensor] = []  # a layer: (P, kv head, G, max_new_tokens, d_head)
+        self.values: list[Tensor] = []
+        self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
+        self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
+        self.row_of_slot: Tensor | None = None  # (P * G,), an empty slot computing along with row 0; None: the same
+        self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
+        self.column = torch.full((1,), -1, device=device)  # of the newest token in its completion
+        self.used = 0  # columns written, known without asking the device
+        hidden = torch.ones(prompts, longest + max_new_tokens, dtype=torch.bool, device=device)
+        hidden[:, :longest] = torch.arange(longest, device=device) >= lengths[:, None]
+        self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))  # (P, L + new)
+
+    def extent(self, used: int) -> int:
+        """Columns of completions that attention reads when `used` are written."""
+        return min(-(-used // self.stride) * self.stride, self.max_new_tokens)
+
+    def extend(self) -> Tensor:
+        """Room for one more token a row: their positions (n,)."""
+        self.column += 1
+        self.used += 1
+        self.bias.index_fill_(1, self.column + (self.bias.shape[1] - self.max_new_tokens), 0.0)
+        return self.lengths + self.column
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query (n, head, d_head), key and value (n, kv head, d_head) -> what each row has read, (n, head * d_head)."""
+        (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[1:]
+
+        def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P, kv head, G, head / kv head, d_head)
+            x = x if self.row_of_slot is None else x[self.row_of_slot]
+            return x.to(self.dtype).reshape(prompts, samples, kv_heads, -1, d_head).transpose(1, 2)
+
+        self.keys[layer].index_copy_(3, self.column, by_slot(key))
+        self.values[layer].index_copy_(3, self.column, by_slot(value))
+        longest, extent = self.prompt_keys[layer].shape[2], self.extent(self.used)
+        keys, values = (
+            x[layer][:, :, :, :extent].flatten(0, 2) for x in (self.keys, self.values)
+        )  # (P kv G, extent, d)
+        prompt_keys, prompt_values = (x[layer].flatten(0, 1) for x in (self.prompt_keys, self.prompt_values))
+        each = by_slot(query * d_head**-0.5).flatten(0, 2)  # (P kv G, head / kv, d)
+        of_prompt = dot(each.view(prompts * kv_heads, -1, d_head), prompt_keys)  # (P kv, G * head / kv, L)
+        of_completion = dot(each, keys).view(*of_prompt.shape[:2], extent)
+        scores = torch.cat((of_prompt, of_completion), dim=-1).unflatten(0, (prompts, kv_heads))
+        scores += self.bias[:, None, None, : longest + extent]
+        of_prompt, of_completion = scores.softmax(-1).to(self.dtype).flatten(0, 1).split((longest, extent), dim=-1)
+        mixed = torch.bmm(of_prompt, prompt_values).view(each.shape)
+        mixed += torch.bmm(of_completion.reshape(len(each), -1, extent), values)
+        mixed = mixed.view(prompts, kv_heads, samples, -1, d_head).transpose(1, 2).reshape(prompts * samples, -1)
+        return mixed if self.row_of_slot is None else mixed[self.slot_of_row]
+
+    def read_prompts(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of the next layer, all (P, L, head, d_head), as `causal`: padding on the right is never read."""
+        key, value = key.to(self.dtype), value.to(self.dtype)
+        self.prompt_keys.append(key.transpose(1, 2).contiguous())
+        self.prompt_values.append(value.transpose(1, 2).contiguous())
+        (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[2:]
+        shape = (prompts, kv_heads, samples, self.max_new_tokens, d_head)
+        self.keys.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
+        self.values.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
+        return causal(query, key, value)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows (ascending) go on."""
+        self.slot_of_row, self.lengths, self.version = self.slot_of_row[rows], self.lengths[rows], self.version + 1
+        prompts, samples = self.shape
+        counts = torch.bincount(self.slot_of_row // samples, minlength=prompts)  # rows left of each prompt
+        asked, most = counts.nonzero()[:, 0], int(counts.max())
+        if len(asked) * most <= 0.75 * prompts * samples:
+            self.pack(asked, most, counts)
+        self.row_of_slot = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.long, device=rows.device)
+        self.row_of_slot[self.slot_of_row] = torch.arange(len(rows), device=rows.device)
+
+    def pack(self, asked: Tensor, most: int, counts: Tensor) -> None:
+        """Prompts with a row left, as many slots each as the fullest of them needs."""
+        samples = self.shape[1]
+        first = (counts.cumsum(0) - counts)[self.slot_of_row // samples]  # of each row, its prompt's first row
+        place = torch.arange(len(first), device=first.device) - first  # its place among them
+        rank = (counts > 0).long().cumsum(0)[self.slot_of_row // samples] - 1  # its prompt's among those left
+        source = torch.zeros(
+            len(asked), most, dtype=torch.long, device=first.device
+        )  # (P', G') the slot that moves there
+        source[rank, place] = self.slot_of_row % samples
+        self.slot_of_row, self.shape = rank * most + place, (len(asked), most)
+        self.bias = self.bias[asked]
+        for layer in range(len(self.keys)):
+            self.prompt_keys[layer] = self.prompt_keys[layer][asked]
+            self.prompt_values[layer] = self.prompt_values[layer][asked]
+            for held in (self.keys, self.values):
+                old = held[layer].transpose(1, 2)[:, :, :, : self.used]  # (P, G, kv head, used, d_head)
+                new = held[layer].new_zeros(len(asked), old.shape[2], most, *held[layer].shape[3:])
+                new[:, :, :, : self.used] = old[asked[:, None], source].transpose(1, 2)
+                held[layer] = new
+
+
+def dot(query: Tensor, key: Tensor) -> Tensor:
+    """q k^T in float32, (batch, T, d) and (batch, S, d) -> (batch, T, S): scores in bfloat16 would be off by percents."""
+    if query.dtype == torch.float32:
+        return torch.bmm(query, key.transpose(1, 2))
+    if query.is_cuda:
+        return torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return torch.bmm(query.float(), key.float().transpose(1, 2))
+
+
+class Packed:
+    """Training: rows (B, T) of prompts and completions as one sequence of N tokens, each distinct prompt once, no padding.
+
+    What is computed token by token (nearly everything) sees (1, N); only `attend` pads, to (P, L) prompts, which read
+    themselves, and (B, C) completions, which read their prompt and themselves.
+    """
+
+    def __init__(self, tokens: Tensor, lengths: Tensor, mask: Tensor):
+        """tokens (B, T), lengths (B,) of the prompts, mask (B, T) of the tokens whose `drawing` state is wanted."""
+        (batch, width), device = tokens.shape, tokens.device
+        columns, longest = torch.arange(width, device=device), int(lengths.max())
+        padded = torch.where(columns < lengths[:, None], tokens, -1)[:, :longest]
+        prompts, self.group = torch.unique(padded, dim=0, return_inverse=True)  # (P, L), (B,)
+        last = (columns * mask).amax(1, keepdim=True)  # the last token wanted; it draws nothing that is
+        places = lengths[:, None] + torch.arange(max(1, int((last[:, 0] - lengths).max())), device=device)  # (B, C)
+        of_prompt, of_completion = prompts >= 0, places < last
+        places = places.clamp(max=width - 1)
+        self.tokens = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))[None]  # (1, N)
+        self.positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))[None]
+        # Where a padded place is in the sequence (padding: at 0, and masked), and the other way round.
+        self.of_prompt, self.of_completion = (
+            of_prompt.flatten().nonzero()[:, 0],
+            of_completion.flatten().nonzero()[:, 0],
+        )
+        self.prompt_at = (of_prompt.flatten().cumsum(0) - 1).clamp_min(0).view(prompts.shape)  # (P, L)
+        before = len(self.of_prompt) - 1
+        self.completion_at = (before + of_completion.flatten().cumsum(0)).clamp_min(0).view(places.shape)  # (B, C)
+        count = places.shape[1]
+        causal_mask = torch.ones(count, count, dtype=torch.bool, device=device).tril()
+        self.readable = torch.cat(
+            (of_prompt[self.group][:, None].expand(-1, count, -1), causal_mask.expand(batch, -1, -1)), dim=2
+        )[:, None]  # (B, 1, C, L + C)
+        # The state that draws a token is its predecessor's: the last of the prompt draws the first of the completion.
+        predecessor = torch.cat(
+            (self.prompt_at[self.group, lengths - 1][:, None], self.completion_at), dim=1
+        )  # (B, C + 1)
+        row, column = mask.nonzero(as_tuple=True)
+        self.drawing = predecessor[row, column - lengths[row]]  # (number of tokens wanted,), in the order of `mask`
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """All (1, N, head, d_head)."""
+
+        def pad(x: Tensor, at: Tensor) -> Tensor:  # (1, N, head, d_head) -> (rows, places, head, d_head)
+            return x[0].index_select(0, at.flatten()).view(*at.shape, *x.shape[2:])
+
+        prompt = [pad(x, self.prompt_at) for x in (query, key, value)]
+        own = [pad(x, self.completion_at) for x in (query, key, value)]
+        keys, values = (torch.cat((prompt[i].index_select(0, self.group), own[i]), dim=1) for i in (1, 2))
+        prompts = causal(*prompt).flatten(0, 1).index_select(0, self.of_prompt)
+        completions = causal(own[0], keys, values, self.readable).flatten(0, 1).index_select(0, self.of_completion)
+        return torch.cat((prompts, completions))[None]

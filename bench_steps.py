@@ -1,0 +1,209 @@
+"""The part of bench.py that measures training steps and the memory of log-probabilities."""
+
+import argparse
+import contextlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import rl
+import sample
+from bench_rollouts import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
+
+
+class Step:
+    """A GRPO step of ours, both policies trained, with its parts timed."""
+
+    def __init__(self, shape: str, device: str, count: int, samples: int, length: int, new: int, budget: int):
+        self.transformer, self.device, self.shape = make(shape, device), device, (count, samples, new)
+        self.head, vocabulary = head_for(self.transformer), self.transformer.config.vocab_size
+        self.prompts = prompts_of(count, length, vocabulary)
+        self.optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-6) for m in (self.transformer, self.head)]
+        self.settings, self.eos = rl.StepSettings(micro_batch_tokens=budget), {vocabulary - 1}
+        self.generator, self.parts = torch.Generator(device).manual_seed(0), []
+        self.rollout = None
+
+    def sample(self):
+        count, samples, new = self.shape
+        self.rollout = sample.generate(
+            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_hidden=True
+        )
+        rewards = (torch.arange(count * samples, device=self.device) % 3 == 0).float().view(count, samples)
+        self.advantage = rl.advantages(rewards).flatten()
+
+    @torch.no_grad()
+    def log_probs(self):
+        for index in rl.micro_batches(self.rollout, self.settings.micro_batch_tokens):
+            rl.token_log_probs(self.transformer, self.rollout.rows(index))
+
+    def update(self):
+        rl.token_step(self.transformer, self.optimizers[0], self.rollout, self.advantage, self.settings)
+
+    def update_head(self):
+        rl.temperature_step(self.head, self.optimizers[1], self.rollout, self.advantage, self.settings)
+
+    def __call__(self) -> float:
+        parts = [seconds(part, self.device) for part in (self.sample, self.update, self.update_head)]
+        self.parts.append(parts)
+        return sum(parts)
+
+
+def training_step(shape: str, device: str, repeats: int, count=8, samples=8, length=32, new=64) -> list[dict]:
+    """Seconds of a GRPO step, ours and TRL's in turn: TRL's trainer calls us back between its own steps."""
+    ours, device_budget = None, 2048 if device == "cpu" else 16_384
+    ours = Step(shape, device, count, samples, length, new, device_budget)
+    mine, other = [], []
+    if device == "cpu" and has("trl"):
+        other = trl_steps(ours, repeats, lambda: mine.append(ours()))[1:]
+        mine = mine[1:]
+    else:
+        mine = [ours() for _ in range(repeats + 1)][1:]
+    rollout, update, head = (statistics.median(part) for part in zip(*ours.parts[1:]))
+    scoring = statistics.median(in_turn({"": ours.log_probs}, device, max(1, repeats // 2))[""])
+    row = {"model": shape, "step s": statistics.median(mine), "rollout s": rollout, "token step s": update}
+    row |= {"temperature step s": head, "log-probs alone s": scoring}
+    if other:
+        row |= {"TRL step s": statistics.median(other), "times TRL": ratio(other, mine)}
+    return [row]
+
+
+def trl_steps(ours: Step, repeats: int, between) -> list[float]:
+    """Seconds of each step of GRPOTrainer on the same weights, prompts, lengths, batch and end-of-text id."""
+    import datasets
+    import tokenizers
+    import transformers
+    import trl
+
+    (count, samples, new), vocabulary = ours.shape, ours.transformer.config.vocab_size
+    words = tokenizers.models.WordLevel({f"w{i}": i for i in range(vocabulary)}, unk_token="w0")
+    raw = tokenizers.Tokenizer(words)
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    end = f"w{vocabulary - 1}"
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end, unk_token="w0")
+    texts = [" ".join(f"w{i}" for i in prompt) for prompt in ours.prompts]
+    times: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            self.started = time.process_time()
+
+        def on_step_end(self, *_, **__):
+            times.append(time.process_time() - self.started)
+            between()
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = trl.GRPOConfig(
+            output_dir=folder, per_device_train_batch_size=count * samples, num_generations=samples, max_steps=repeats + 1,
+            max_completion_length=new, beta=0.0, learning_rate=1e-6, use_cpu=True, bf16=False, report_to=[],
+            logging_steps=10_000, save_strategy="no", gradient_checkpointing=False, disable_tqdm=True, temperature=1.0,
+            top_k=0, lr_scheduler_type="constant",
+        )  # fmt: skip
+        trainer = trl.GRPOTrainer(
+            model=theirs(ours.transformer, "cpu"), args=settings, processing_class=tokenizer, callbacks=[Clock()],
+            reward_funcs=lambda completions, **_: [float(i % 3 == 0) for i in range(len(completions))],
+            train_dataset=datasets.Dataset.from_dict({"prompt": texts * (repeats + 1)}),
+        )  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr):  # it prints its own table
+            trainer.train()
+    return times
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def log_probs_of(how: str, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
+    """(CPU seconds, GiB at the peak above the base) of log-probs and their gradient, in a fresh process."""
+    code = f"import bench_steps; print(*bench_steps.one_log_probs({how!r}, {tokens}, {width}, {vocabulary}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    spent, peak = done.stdout.split()[-2:]
+    return float(spent), float(peak)
+
+
+def one_log_probs(how: str, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    given = log_prob_problem(tokens, width, vocabulary)
+    base = peak_kibibytes()
+    spent = seconds(lambda: log_prob_gradient(how, *given), "cpu")
+    return spent, (peak_kibibytes() - base) / 2**20
+
+
+def peak_kibibytes() -> int:
+    """This process's largest resident memory; on Linux not getrusage's, which a child inherits from its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+def log_prob_problem(tokens: int, width: int, vocabulary: int) -> tuple[Tensor, ...]:
+    """hidden (N, d) and unembedding (V, d), which want gradients; temperatures, tokens drawn and their weights (N,)."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, width), torch.randn(vocabulary, width) * 0.05
+    rest = torch.rand(tokens) + 0.5, torch.randint(vocabulary, (tokens,)), torch.randn(tokens)
+    return hidden.requires_grad_(), weight.requires_grad_(), *rest
+
+
+def log_prob_gradient(how: str, hidden: Tensor, weight: Tensor, tau: Tensor, drawn: Tensor, wanted: Tensor) -> None:
+    """The gradient of the sum of wanted * log softmax(hidden weight^T / tau)[drawn], in one of several ways."""
+    if how == "in chunks":  # what rl.token_step does
+        unembedding = Unembedding(weight)
+        leaf = hidden.detach().requires_grad_()
+        for h, t, y, w in zip(*(x.split(rl.tokens_at_once(unembedding)) for x in (leaf, tau, drawn, wanted))):
+            (rl.chunk_of_log_probs(unembedding, h, t, y, False)[0] * w).sum().backward()
+        hidden.backward(leaf.grad)
+    elif how == "linear_cross_entropy":  # new in torch 2.13; every weight is -1: it has no others
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)
+        scaled = hidden / tau[:, None]
+        F.linear_cross_entropy(scaled, weight, drawn, reduction="sum", options=options).backward()
+    else:  # logsumexp - gather
+        logits = F.linear(hidden, weight) / tau[:, None]
+        log_probs = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
+        (log_probs * wanted).sum().backward()
+
+
+class Unembedding:
+    """As much of a Transformer as the log-probs of given hidden states need."""
+
+    def __init__(self, weight: Tensor):
+        self.weight, self.device, self.config = weight, weight.device, argparse.Namespace(vocab_size=len(weight))
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight)
+
+    def autocast(self):
+        return contextlib.nullcontext()
+
+
+def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> list[dict]:
+    ways = ["logsumexp - gather", "in chunks"]
+    ways += ["linear_cross_entropy"] if hasattr(F, "linear_cross_entropy") else []
+    runs = {how: [] for how in ways}
+    for _ in range(repeats):
+        for how in ways:
+            runs[how].append(log_probs_of(how, tokens, width, vocabulary))
+    first = [spent for spent, _ in runs[ways[0]]]
+    return [
+        {"vocabulary": vocabulary, "tokens": tokens, "way": how, "s": statistics.median(s for s, _ in found)}
+        | {"GiB above base": max(peak for _, peak in found), "times the first": ratio([s for s, _ in found], first)}
+        for how, found in runs.items()
+    ]
+
+
+def step_memory(shape: str, budget: int = 16_384) -> list[dict]:
+    """Peak memory of a whole training step of the presets' kind: layers are recomputed in the backward pass."""
+    torch.cuda.reset_peak_memory_stats()
+    step = Step(shape, "cuda", 8, 8, 128, 1024, budget)
+    step.transformer.checkpointing = True
+    step()
+    return [{"model": shape, "micro-batch tokens": budget, "peak GiB": torch.cuda.max_memory_allocated() / 2**30}]

@@ -1,0 +1,124 @@
+"""The decoder as sampling runs it: one token a row, the weights of model.py in fewer and larger products.
+
+model.py is the one to read: `Decoder(transformer)(token, cache)` gives what `Transformer` gives for the whole rows, and
+tests/test_model.py holds the two together.  What differs is speed: q, k and v are one product, as are gate and up; and the
+weights are in the dtype of computation, so that no token pays for a conversion.  They are copied from the float32 masters
+when a rollout begins, which takes less than one of its steps, and go when it ends: training has their memory, and no copy
+can be out of date.
+
+On CUDA a step is captured as a graph and replayed.  (Written for CUDA, and so far run on a CPU only.)
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention import Cache
+from model import rotate
+
+
+class Decoder:
+    @torch.no_grad()
+    def __init__(self, transformer):
+        self.model, c = transformer, transformer.config
+        self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
+        self.heads, self.kv_heads, self.d_head = c.n_heads, c.n_kv_heads, c.d_head
+        self.layers = []
+        for block in transformer.layers:
+            a, m = block.attention, block.mlp
+            scale = (
+                torch.cat((a.q_norm.weight.expand(c.n_heads, -1), a.k_norm.weight.expand(c.n_kv_heads, -1)))
+                if c.qk_norm
+                else None
+            )  # (head + kv head, d_head)
+            products = (
+                self.join(a.q, a.k, a.v),
+                self.join(a.o),
+                self.join(*filter(None, (m.gate, m.up))),
+                self.join(m.down),
+            )
+            self.layers.append((block.attention_norm, scale, block.mlp_norm, m.gate is None, *products))
+        unembedding = transformer.embed if transformer.unembedding is None else transformer.unembedding
+        self.unembedding = unembedding.weight.to(self.dtype)
+
+    def join(self, *linears) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of layers that read the same input, as one."""
+        bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
+        if len(linears) == 1:
+            return linears[0].weight.to(self.dtype), bias
+        return torch.cat([linear.weight.to(self.dtype) for linear in linears]), bias
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """hidden (n, d_model) -> logits (n, V)."""
+        return F.linear(hidden.to(self.dtype), self.unembedding)
+
+    def __call__(self, token: Tensor, cache: Cache) -> Tensor:
+        """token (n,) -> hidden (n, d_model), which draws the next."""
+        positions, model = cache.extend(), self.model  # (n,)
+        x = model.embed(token)
+        if model.position is not None:
+            x = x + model.position(positions)
+        else:
+            angles = positions[:, None, None] * model.frequencies  # (n, 1, d_head / 2)
+            cosine, sine = angles.cos(), angles.sin()
+        for layer, (norm, scale, mlp_norm, gelu, qkv, out, up, down) in enumerate(self.layers):
+            heads = F.linear(norm(x).to(self.dtype), *qkv).view(len(x), -1, self.d_head)  # queries, keys, values
+            query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+            if scale is not None:
+                query_key = F.rms_norm(query_key.float(), (self.d_head,), None, model.config.norm_eps) * scale
+            if model.position is None:
+                query_key = rotate(query_key, cosine, sine)
+            query, key = query_key.split((self.heads, self.kv_heads), dim=1)
+            x = x + F.linear(cache.attend(layer, query, key, value).to(self.dtype), *out)
+            wide = F.linear(mlp_norm(x).to(self.dtype), *up)
+            if gelu:
+                wide = F.gelu(wide, approximate="tanh")
+            else:
+                gate, wide = wide.chunk(2, dim=-1)
+                wide = F.silu(gate) * wide
+            x = x + F.linear(wide, *down)
+        return model.norm(x)
+
+
+class Graph:
+    """A step captured once and replayed: a launch for hundreds of kernels.  Captured again where a shape changes."""
+
+    def __init__(self, decoder: Decoder, cache: Cache):
+        self.decoder, self.cache = decoder, cache
+        self.shape: Any = None
+        self.graph: Any = None
+        self.hidden: Any = None
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """As Decoder; what it returns is overwritten by the next call."""
+        shape = (self.cache.version, self.cache.extent(self.cache.used + 1))
+        if shape != self.shape:
+            self.capture(token, shape)
+        self.token.copy_(token)
+        self.graph.replay()
+        self.cache.used += 1
+        return self.hidden
+
+    def capture(self, token: Tensor, shape) -> None:
+        self.graph = self.hidden = None  # its memory goes before the next takes some
+        self.token, used, column, bias = (
+            token.clone(),
+            self.cache.used,
+            self.cache.column.clone(),
+            self.cache.bias.clone(),
+        )
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # once without capture: libraries set themselves up at their first call
+            self.decoder(self.token, self.cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        self.cache.used = used
+        with torch.cuda.graph(self.graph):
+            self.hidden = self.decoder(self.token, self.cache)
+        # Capturing runs nothing, and the rehearsal wrote a column that the replay writes again: put the counts back.
+        self.cache.used, self.shape = used, shape
+        self.cache.column.copy_(column)
+        self.cache.bias.copy_(bias)

@@ -1,0 +1,204 @@
+"""What a learned temperature is, token by token, and what it reads in the hidden state.
+
+Every sampled token of some completions, with its class (operator, operand, result, format; first and later digits), its
+temperature, the entropy of the model's own distribution, and whether the likeliest token would have been wrong.  findings.py
+makes its tables and picture of it.  Intervals are 95%, Student's over the seeds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import baselines
+import model
+import plot
+import pretrain
+import sample
+import tasks
+import tokenizer
+
+
+def student(values: list[float], digits: int = 2) -> str:
+    """Mean and 95% half-width over seeds, as text.
+
+    >>> student([1.0, 2.0, 3.0])
+    '2.00 +-2.48'
+    """
+    quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} +-{quantile.get(n, 2.26) * float(np.std(values, ddof=1)) / n**0.5:.{digits}f}"
+
+
+def difficulty(problem: tasks.Problem) -> float:
+    """Share of all plans that miss the target."""
+    numbers = tuple(int(number) for number in problem.problem.split("=")[0].split(","))
+    ends = [end for end, _ in pretrain.plans(numbers)]
+    return 1 - ends.count(int(problem.answer)) / len(ends)
+
+
+@torch.no_grad()
+def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np.ndarray]:
+    """Every sampled token of 4 completions a problem: its class, temperature, entropy, hidden state, and so on.
+
+    `mean_tau` is E[tau_t | h_t, tau_{t-1}] = (1 - P(c_t)) tau_{t-1} + P(c_t) E[tau_t | c_t].
+    """
+    transformer, vocabulary = model.load(folder), tokenizer.load(folder)
+    head, generator = baselines.make("own", folder), torch.Generator().manual_seed(seed)
+    prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
+    length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
+    hard = [difficulty(problem) for problem in problems]
+    columns: dict[str, list] = {name: [] for name in ("kind", "tau", "entropy", "wrong", "difficulty", "mean_tau")}
+    states, of_layers = [], []
+    for start in range(0, len(problems), 128):
+        rollout = sample.generate(transformer, head, prompts[start : start + 128], 4, length, stop, generator, True)
+        layers = read_layers(transformer, rollout.tokens)
+        for row in range(len(rollout.tokens)):
+            keep = rollout.mask[row].clone()
+            ids = rollout.tokens[row][keep].tolist()
+            ids = ids[:-1] if rollout.finished[row] else ids
+            text = vocabulary.decode(ids)
+            if len(text) != len(ids):
+                continue  # not one character a token: nothing the classes know
+            keep[int(rollout.prompt_lengths[row]) + len(ids) :] = False
+            hidden = rollout.hidden[row][keep]
+            gate, alpha, beta = head(hidden)
+            taus = rollout.temperatures[row][keep]
+            before = torch.cat((taus.new_tensor([head.tau_initial]), taus[:-1]))  # tau_{t-1}
+            drawn = head.tau_min + alpha / (alpha + beta) * (head.tau_max - head.tau_min)
+            columns["mean_tau"] += torch.lerp(before, drawn, torch.sigmoid(gate)).tolist()
+            columns["kind"] += places(text)
+            columns["tau"] += taus.tolist()
+            columns["entropy"] += rollout.entropies[row][keep].tolist()
+            columns["wrong"] += argmax_is_wrong(transformer, hidden, text)
+            columns["difficulty"] += [hard[start + row // 4]] * len(ids)
+            states.append(hidden)
+            of_layers.append(layers[row, keep.nonzero()[:, 0] - 1])
+    found = {name: np.array(values) for name, values in columns.items()}
+    return found | {"hidden": torch.cat(states).float().numpy(), "layers": torch.cat(of_layers).float().numpy()}
+
+
+def read_layers(transformer, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, T, layers + 1, d_model): the embedding, and the residual stream after each layer."""
+    seen = [transformer.embed(tokens)]
+    hooks = [layer.register_forward_hook(lambda module, given, out: seen.append(out)) for layer in transformer.layers]
+    transformer(tokens)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(seen, dim=2)
+
+
+def places(text: str) -> list[str]:
+    """Class of each character, digits by whether they begin their number.
+
+    >>> places("3*15=45;")
+    ['operand, first digit', 'operator', 'operand, first digit', 'operand, later digit', 'format', 'result, first digit', 'result, later digit', 'format']
+    """
+    classes = tasks.countdown_classes(text)
+    return [
+        kind
+        if kind in ("operator", "format")
+        else f"{kind}, {'later' if i and text[i - 1].isdigit() else 'first'} digit"
+        for i, kind in enumerate(classes)
+    ]
+
+
+def argmax_is_wrong(transformer, hidden: torch.Tensor, text: str) -> list[float]:
+    """1 where the likeliest token is not the right digit of a result (given what stands before it), 0 where it is, nan elsewhere."""
+    likeliest = transformer.unembed(hidden).argmax(-1).tolist()
+    verdicts = [float("nan")] * len(text)
+    for match in tasks.STEP.finditer(text):
+        left, operation, right, shown = match.groups()
+        exact = str(tasks.OPERATIONS[operation](int(left), int(right)))
+        start = match.end() - len(shown)
+        for i in range(len(shown)):
+            if i >= len(exact) or shown[:i] != exact[:i]:
+                break  # off the right result already: no digit is right from here on
+            verdicts[start + i] = float(likeliest[start + i] != ord(exact[i]))
+    return verdicts
+
+
+def explained(target: np.ndarray, features: np.ndarray) -> float:
+    """R^2 on the second half of a ridge regression fitted on the first: how much of the target the features tell."""
+    features = np.column_stack([features, np.ones(len(features))])
+    half = len(target) // 2
+    gram = features[:half].T @ features[:half] + 1e-3 * half / 1000 * np.eye(features.shape[1])
+    weights = np.linalg.solve(gram, features[:half].T @ target[:half])
+    rest = target[half:]
+    return float(1 - ((rest - features[half:] @ weights) ** 2).mean() / rest.var())
+
+
+def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: Path) -> str:
+    """Markdown on the learned temperatures, mean over seeds; and temperature.png.  `metrics`: of each seed's training."""
+    kinds = sorted(set(looks[0]["kind"]))
+    lines = ["| token | tau | entropy (nats) | correlation of tau and entropy |", "|---|---|---|---|"]
+    for kind in kinds:
+        chosen = [{k: v[look["kind"] == kind] for k, v in look.items()} for look in looks]
+        correlation = [float(np.corrcoef(c["mean_tau"], c["entropy"])[0, 1]) for c in chosen]
+        columns = [[float(c[name].mean()) for c in chosen] for name in ("tau", "entropy")]
+        lines.append(f"| {kind} | " + " | ".join(student(column) for column in [*columns, correlation]) + " |")
+    lines.append(
+        "| all | " + " | ".join(
+            student(c) for c in (
+                [float(x["tau"].mean()) for x in looks], [float(x["entropy"].mean()) for x in looks],
+                [float(np.corrcoef(x["mean_tau"], x["entropy"])[0, 1]) for x in looks],
+            )
+        ) + " |"
+    )  # fmt: skip
+    lines += ["", "| question | answer |", "|---|---|"]
+    for name, value in (("right", 0.0), ("wrong", 1.0)):
+        of = [float(x["tau"][x["wrong"] == value].mean()) for x in looks]
+        lines.append(f"| tau at a digit of a result where the likeliest token is {name} | {student(of)} |")
+    slopes = []
+    for x in looks:
+        choice = x["kind"] == "operator"
+        slopes.append(float(np.corrcoef(x["difficulty"][choice], x["mean_tau"][choice])[0, 1]))
+    lines.append(
+        f"| correlation of an operator's tau with the problem's difficulty (share of plans that miss) | {student(slopes)} |"
+    )
+    of_features: dict[str, list[float]] = {}
+    for x in looks:
+        one_hot = np.stack([x["kind"] == kind for kind in kinds], axis=1).astype(float)
+        entropy = np.column_stack([x["entropy"], x["entropy"] ** 2])
+        for name, features in {
+            "the entropy": entropy, "the token's class": one_hot, "class and entropy": np.column_stack([one_hot, entropy]),
+            "h_t, linearly": x["hidden"],
+            **{f"the stream after layer {i}, linearly": x["layers"][:, i] for i in range(x["layers"].shape[1] - 1)},
+        }.items():  # fmt: skip
+            of_features.setdefault(name, []).append(explained(x["mean_tau"], features))
+    lines += [
+        f"| share of the variance of E[tau given h, tau before] explained by {n} | {student(v)} |"
+        for n, v in of_features.items()
+    ]
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (over_time, by_kind, by_entropy) = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
+    for kind in ("operator", "operand", "result", "format"):
+        curves = np.array([plot.smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
+        drawn = over_time.plot(curves.mean(0), label=kind)[0]
+        over_time.fill_between(
+            range(curves.shape[1]), curves.min(0), curves.max(0), color=drawn.get_color(), alpha=0.15
+        )
+    over_time.set(xlabel="step", ylabel="tau", title="over training: mean, least and most of the seeds", ylim=(0, None))
+    over_time.legend(fontsize=8)
+    by_kind.violinplot([np.concatenate([x["tau"][x["kind"] == kind] for x in looks]) for kind in kinds], showmeans=True)
+    by_kind.set_xticks(range(1, len(kinds) + 1), [kind.replace(", ", "\n") for kind in kinds], fontsize=8)
+    by_kind.set(ylabel="tau", title="temperature by token class")
+    for kind in kinds:
+        pick = np.concatenate([np.flatnonzero(looks[0]["kind"] == kind)])[:400]
+        by_entropy.scatter(looks[0]["entropy"][pick], looks[0]["mean_tau"][pick], s=5, label=kind)
+    by_entropy.set(
+        xlabel="entropy at tau = 1 (nats)",
+        ylabel="E[tau given h, tau before]",
+        title="temperature against entropy, seed 0",
+    )
+    by_entropy.legend(fontsize=7)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    return "\n".join(lines)

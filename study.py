@@ -1,0 +1,278 @@
+"""The experiment: does a learned temperature beat every fixed one, and when?
+
+    python study.py              everything that RESULTS.md reports of it; what is done already is not done again
+    python study.py --quick      the same with fewer steps, problems and seeds: about ten minutes
+    python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
+
+A trial is one method with one seed: it trains by train.py's own loop from the embedded base model, and is then evaluated on
+test problems under its own policy, at two common temperatures and greedily (are the tokens better, or only their decoding?).
+
+    frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
+    finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
+    slow, medium, fast    both learn, the tokens at 1e-5, 3e-5, 2e-4 (that of the default run)
+
+Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
+methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.
+The settings of EAD, EDT and TAMPO were chosen on the tuning problems, each from as many: `python study.py --tune`.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch
+from tqdm import tqdm
+
+import baselines
+import config
+import eval as evaluation
+import model
+import tasks
+import temperature_head
+import tokenizer
+import train
+
+GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
+RULES = {"EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0", "EDT": "edt:base=1.2,theta=1.0"}
+TAMPO = "tampo:sharpness=0.003,momentum=0.8"
+TUNED = {  # eight settings each
+    "EAD": [
+        f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}"
+        for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 10)
+    ],
+    "EDT": [f"edt:base={base},theta={theta}" for base in (0.8, 1.2) for theta in (0.02, 0.1, 0.3, 1.0)],
+    "TAMPO": [f"tampo:sharpness={s},momentum={m}" for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
+}  # fmt: skip
+BEST_FIXED = "0.7"  # for training, on the tuning problems
+TOKEN_LR = {"slow": 1e-5, "medium": 3e-5, "fast": 2e-4}
+ALL = ["frozen", "finished", *TOKEN_LR]
+PASS = {"temperature_objective": "pass@8"}
+
+
+class Size(NamedTuple):
+    alone: int  # steps where temperatures learn alone
+    steps: int  # where both learn
+    prompts: int  # a step, of 16 samples each
+    problems: int
+    seeds: int
+
+
+FULL, QUICK = Size(250, 120, 16, 1000, 5), Size(40, 20, 16, 200, 1)
+
+
+class NoGate(temperature_head.TemperatureHead):
+    """An ablation: the temperature changes at every token, and so no longer depends on the one before."""
+
+    kind = "no-gate"
+
+    def forward(self, hidden):
+        gate, alpha, beta = super().forward(hidden)
+        return torch.full_like(gate, 30.0), alpha, beta  # P(c = 1) = 1
+
+
+class EntropyHead(temperature_head.TemperatureHead):
+    """An ablation: of the hidden state, the head is told the entropy of the tokens that it leads to, and nothing else."""
+
+    kind = "entropy-only"
+    unembed = None  # the token policy's, before anything is asked
+
+    def forward(self, hidden):
+        with torch.no_grad():
+            log_probs = self.unembed(hidden).float().log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return super().forward(entropy[..., None].expand_as(hidden))
+
+
+ABLATIONS = {kind.kind: kind for kind in (NoGate, EntropyHead)}
+baselines.LEARNED |= ABLATIONS  # so that --policy knows them in this process
+
+
+class Trial(NamedTuple):
+    """One method of a regime with one seed.  `flags` are train.py's; None: nothing is trained."""
+
+    regime: str
+    method: str
+    seed: int
+    policy: str  # what it samples with, in training and in evaluation
+    flags: dict | None
+    after: str = ""  # the method whose tokens it starts from
+
+
+def trials(size: Size, regimes: list[str]) -> list[Trial]:
+    """All there is to do, in an order in which `after` comes first."""
+    made = []
+    third = size.steps // 3
+    common = dict(
+        steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0, print_every=0, final_problems=8,
+        save_every=10**6,
+    )  # fmt: skip
+
+    def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
+        flags = None if flags is None else common | flags
+        made.extend(Trial(regime, method, seed, policy, flags, after) for seed in range(size.seeds))
+
+    alone = {"schedule": "temperature", "steps": size.alone}
+    if "finished" in regimes:
+        add("finished", "tokens", BEST_FIXED, {"token_lr": TOKEN_LR["fast"]})
+    for regime, after in (("frozen", ""), ("finished", "tokens")):
+        if regime in regimes:
+            for name in ["greedy", *GRID]:
+                add(regime, name if name == "greedy" else f"fixed {name}", name, None, after)
+            for name, policy in RULES.items():
+                add(regime, name, policy, None, after)
+            add(regime, "TAMPO", TAMPO, alone, after)
+            add(regime, "sequence, pass@8", "sequence", alone | PASS, after)
+            add(regime, "head, mean", "own", alone, after)
+            add(regime, "head, pass@8", "own", alone | PASS, after)
+    if "frozen" in regimes:
+        for name in ABLATIONS:
+            add("frozen", f"head, pass@8, {name}", name, alone | PASS)
+    for regime in [name for name in TOKEN_LR if name in regimes]:
+        rate = {"token_lr": TOKEN_LR[regime]}
+        for name in GRID:
+            add(regime, f"fixed {name}", name, rate)
+        for name, policy in RULES.items():
+            add(regime, name, policy, rate)
+        add(regime, "TAMPO", TAMPO, rate)
+        add(regime, "sequence, pass@8", "sequence", rate | PASS)
+        add(regime, "short", BEST_FIXED, rate | {"steps": size.steps - third})
+        for objective, flags in (("mean", {}), ("pass@8", PASS)):
+            add(regime, f"head, {objective}, temperature first", "own", rate | flags | {"temperature_first": third})
+            add(regime, f"head, {objective}, every step", "own", rate | flags)
+            last = flags | {"schedule": "temperature", "steps": third}
+            add(regime, f"head, {objective}, tokens first", "own", last, after="short")
+    return made
+
+
+def folder_of(trial: Trial, root: Path, method: str = "") -> Path:
+    return root / trial.regime / (method or trial.method).replace(" ", "-").replace(",", "") / f"seed-{trial.seed}"
+
+
+def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
+    """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done."""
+    folder = folder_of(trial, root)
+    if (folder / "result.json").is_file():
+        return json.loads((folder / "result.json").read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.set_num_threads(1)
+    started, metrics = time.process_time(), []
+    source = folder_of(trial, root, trial.after) if trial.after else Path("base_model")
+    if trial.flags is not None:
+        words = dict(out=folder, seed=trial.seed, device="cpu", model=source, policy=trial.policy) | trial.flags
+        c = config.parse(
+            [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        )
+        config.validate(c)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            parts = train.prepare(c)
+            parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
+            train.train(c, parts)
+        source = folder
+        metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
+    folder.mkdir(parents=True, exist_ok=True)
+    transformer, vocabulary = model.load(source), tokenizer.load(source)
+    asked = tasks.countdown(split, problems)
+    policies = {"own": baselines.make(trial.policy, source)}
+    if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
+        policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
+    policies["own"].unembed = transformer.unembed
+    result = {"trial": trial._asdict(), "metrics": metrics, "evaluations": {}}
+    for name, policy in policies.items():
+        length = tasks.completion_length(asked[0])
+        of = evaluation.evaluate(transformer, vocabulary, policy, asked, 8, length, seed=trial.seed)
+        successes = of.correct.sum(1).astype(int).tolist()
+        result["evaluations"][name] = of.summary() | {"successes": successes}
+    result["cpu_minutes"] = (time.process_time() - started) / 60
+    new = folder / "result.json.new"
+    new.write_text(json.dumps(result))
+    os.replace(new, folder / "result.json")
+    return result
+
+
+def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int) -> list[dict]:
+    """Every trial, `jobs` at a time, each on one thread; results in the order of `todo`."""
+    results: dict[tuple, dict] = {}
+    waves = [trial for trial in todo if not trial.after], [trial for trial in todo if trial.after]
+    progress = tqdm(total=len(todo), desc="trials", disable=None)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
+        for wave in waves:
+            work = [(trial, root, split, problems) for trial in sorted(wave, key=lambda trial: trial.seed)]
+            for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
+                results[trial[:3]] = result
+                progress.update()
+    return [results[trial[:3]] for trial in todo]
+
+
+def run_one(work: tuple) -> tuple[Trial, dict]:
+    return work[0], run_trial(*work)
+
+
+def tune(root: Path, size: Size, jobs: int) -> None:
+    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen, one seed."""
+    flags = dict(
+        schedule="temperature", steps=size.steps // 3, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0
+    )
+    flags |= dict(print_every=0, final_problems=8)
+    todo = [
+        Trial("tuning", setting, 0, setting, flags if name == "TAMPO" else None)
+        for name, settings in TUNED.items()
+        for setting in settings
+    ]
+    for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
+        own = result["evaluations"]["own"]
+        print(f"{100 * own['Avg@8']:5.1f} {100 * own['Pass@8']:5.1f}  tau {own['temperature']:.2f}  {trial.method}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train and evaluate every method with every seed.")
+    parser.error = lambda message: parser.exit(2, f"study.py: {message}; --help lists the flags\n")
+    parser.add_argument("--quick", action="store_true", help="few steps, problems and seeds: about ten minutes")
+    parser.add_argument("--tune", action="store_true", help="the settings of EAD, EDT and TAMPO on the tuning problems")
+    parser.add_argument(
+        "--list", action="store_true", help="say what there is to do and what of it is done; do nothing"
+    )
+    parser.add_argument("--regimes", nargs="+", default=ALL, help=", ".join(ALL))
+    parser.add_argument("--methods", default="", help="only methods whose name holds this")
+    parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
+    parser.add_argument("--out", default="", help="folder of the trials [runs/study, or runs/study-quick]")
+    arguments = parser.parse_args()
+    unknown = set(arguments.regimes) - set(ALL)
+    if unknown or arguments.seeds < 0 or arguments.jobs < 1:
+        parser.exit(
+            2,
+            f"study.py: {unknown or 'numbers below 1'}: regimes are {', '.join(ALL)}; --jobs is at least 1\n",
+        )
+    size = QUICK if arguments.quick else FULL
+    size = size._replace(seeds=arguments.seeds or size.seeds)
+    root = Path(arguments.out or ("runs/study-quick" if arguments.quick else "runs/study"))
+    if arguments.tune:
+        return tune(root, size, arguments.jobs)
+    todo = [trial for trial in trials(size, arguments.regimes) if arguments.methods in trial.method]
+    done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
+    print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
+    if arguments.list:
+        for trial in todo:
+            print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
+        return None
+    try:
+        run_all(todo, root, "test", size.problems, arguments.jobs)
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
+    print(f"python findings.py {root}    makes the tables and pictures")
+    return None
+
+
+if __name__ == "__main__":
+    main()

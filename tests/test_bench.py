@@ -1,0 +1,50 @@
+"""bench.py: that everything in it runs, and says what it measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import bench_steps
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "bench.py", *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_table_is_made_and_written(tmp_path):
+    done = run("--quick", "--out", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "bench.json").read_text())["tables"]
+    assert [row["case"] for row in tables["Rollouts"]] == ["groups of 8", "ragged", "no groups"]
+    assert all(row["ours tokens/s"] > 0 and row["times generate"] > 0 for row in tables["Rollouts"])
+    (step,) = tables["Training step"]
+    parts = step["rollout s"] + step["token step s"] + step["temperature step s"]
+    assert parts == pytest.approx(step["step s"], rel=0.5)
+    for title, rows in tables.items():
+        assert rows and f"## {title}" in done.stdout
+
+
+def test_usage_errors_are_one_line():
+    for flags in (["--device", "tpu"], ["--repeats", "0"]):
+        done = run(*flags)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+
+
+@pytest.mark.parametrize("how", ["in chunks", "logsumexp - gather", "linear_cross_entropy"])
+def test_the_ways_that_are_compared_compute_the_same(how, monkeypatch):
+    """Their gradients; linear_cross_entropy weighs all tokens alike, so there the weights are -1."""
+    if how == "linear_cross_entropy" and not hasattr(torch.nn.functional, how):
+        pytest.skip("new in torch 2.13")
+    monkeypatch.setitem(bench_steps.rl.LOGITS, "cpu", 700)
+    hidden, weight, tau, drawn, wanted = bench_steps.log_prob_problem(10, 8, 100)
+    wanted = -torch.ones(10) if how == "linear_cross_entropy" else wanted
+    bench_steps.log_prob_gradient(how, hidden, weight, tau, drawn, wanted)
+    got = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    logits = hidden.double() @ weight.double().T / tau[:, None]
+    (logits.log_softmax(-1)[torch.arange(10), drawn] * wanted).sum().backward()
+    torch.testing.assert_close(got, (hidden.grad, weight.grad), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,36 @@
+"""pretrain.py: the imperfect demonstrator errs at the rates it is told to, and in no other way."""
+
+import random
+
+import pytest
+
+import pretrain
+import tasks
+
+
+@pytest.mark.parametrize("numbers", [2, 3, 4])
+def test_without_aimless_plans_and_slips_every_trace_is_right(numbers):
+    draw = random.Random(0)
+    for problem in tasks.countdown("train", 60, numbers):
+        assert tasks.countdown_reward(problem, pretrain.demonstrate(problem, draw, 0.0, 0.0)) == 1.0
+
+
+@pytest.mark.parametrize("numbers", [3, 4])
+def test_a_slip_is_written_and_the_trace_goes_on_from_there(numbers):
+    """Several slips in a trace, one of them onto a value that the plan uses elsewhere, too: every operand is on paper."""
+    draw = random.Random(0)
+    for problem in tasks.countdown("train", 40, numbers) * 20:
+        pool = problem.problem.split("=")[0].split(",")
+        for step in pretrain.demonstrate(problem, draw, 0.3, 0.5).rstrip(";").split(","):
+            left, operation, right, shown = tasks.STEP.fullmatch(step).groups()
+            pool.remove(left)
+            pool.remove(right)
+            pool.append(shown)
+        assert len(pool) == 1
+
+
+def test_slips_come_at_their_rate():
+    draw, problems = random.Random(0), tasks.countdown("train", 300, 3)
+    steps = [step for p in problems for step in pretrain.demonstrate(p, draw, 1.0, 0.25).rstrip(";").split(",")]
+    wrong = sum(not tasks.equation_holds(*step.split("=")) for step in steps)
+    assert 0.19 < wrong / len(steps) < 0.31

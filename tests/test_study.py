@@ -1,0 +1,122 @@
+"""study.py, findings.py and introspect.py: trials are equal in what they may spend, resume, and are told truly."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import findings
+import introspect
+import study
+import tasks
+
+
+@pytest.mark.parametrize("regime", study.ALL)
+def test_methods_of_a_regime_have_as_many_rollouts(regime):
+    made = study.trials(study.FULL, [regime])
+    of_method = {trial.method: trial.flags for trial in made}
+    assert len(made) == study.FULL.seeds * len(of_method)
+    assert {f"fixed {tau}" for tau in study.GRID} | {"EAD", "EDT", "TAMPO"} < set(of_method)
+    spent, updates = {}, {}
+    for trial in made:
+        if trial.flags is not None and trial.method not in ("short", "tokens"):
+            before = of_method[trial.after] if trial.after else {"steps": 0}
+            spent[trial.method] = (trial.flags["steps"] + before["steps"]) * trial.flags["prompts_per_step"]
+            alone = trial.flags.get("temperature_first", 0)
+            updates[trial.method] = before["steps"] if trial.after else trial.flags["steps"] - alone
+    assert len(set(spent.values())) == 1, spent
+    if regime in study.TOKEN_LR:
+        fewer = {method for method, count in updates.items() if count < study.FULL.steps}
+        assert fewer == {m for m in updates if m.endswith(("temperature first", "tokens first"))}
+        assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
+
+
+def test_every_trial_is_a_run_that_train_accepts():
+    import config
+
+    for trial in study.trials(study.FULL, study.ALL):
+        if trial.flags is not None and trial.seed == 0:
+            flags = {"policy": trial.policy, "out": "nowhere"} | trial.flags
+            words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+            config.validate(config.parse(words))
+
+
+def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "QUICK", study.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
+    words = ["study.py", "--quick", "--regimes", "frozen", "slow", "--jobs", "1", "--out", str(tmp_path)]
+
+    def here(command, *more) -> str:
+        monkeypatch.setattr(sys, "argv", [*more])
+        command.main()
+        return capsys.readouterr().out
+
+    for methods in ("fixed 0.7", "short", "head, pass@8, tokens first"):  # the last starts from the tokens of `short`
+        here(study, *words, "--methods", methods)
+    monkeypatch.setattr(sys, "argv", [*words[:3], "frozen", *words[5:], "--methods", "head, pass@8"])
+    study.main()
+    capsys.readouterr()
+    results = sorted(tmp_path.glob("*/*/seed-*/result.json"))
+    assert len(results) == 2 * 7 and not list(tmp_path.glob("*/*/seed-*/checkpoints"))
+    before = {file: file.stat().st_mtime_ns for file in results}
+    listed = here(study, *words, "--methods", "fixed 0.7", "--list")
+    assert [line.split()[0] for line in listed.splitlines()] == ["done"] * 4
+    here(study, *words, "--methods", "fixed 0.7")
+    assert before == {file: file.stat().st_mtime_ns for file in results}, "what is done is not done again"
+    last = json.loads((tmp_path / "slow" / "head-pass@8-tokens-first" / "seed-1" / "result.json").read_text())
+    assert set(last["evaluations"]) == {"own", "0.3", "0.7", "greedy"} and len(last["metrics"]) == 1
+    assert len(last["evaluations"]["own"]["successes"]) == 6
+
+    text = here(findings, "findings.py", str(tmp_path), "--problems", "5")
+    assert (
+        "| fixed 0.7 | 2 |" in text
+        and "operand, first digit" in text
+        and (tmp_path / "findings.md").read_text() == text
+    )
+    for name in ("frontier", "efficiency", "temperature"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_of_nothing_end_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        findings.main()
+    assert (
+        ended.value.code == 2
+        and capsys.readouterr().err == f"findings.py: {tmp_path} holds no result.json of study.py\n"
+    )
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    draw, covered = np.random.default_rng(0), 0
+    for _ in range(60):
+        of_seed = draw.normal(0.5, 0.03, size=(8, 1))
+        values = (draw.random((8, 200)) < of_seed).astype(float)
+        _, low, high = findings.interval(values, resamples=200)
+        covered += low <= 0.5 <= high
+    assert 50 <= covered <= 60, covered
+
+
+def test_explained_is_the_share_that_features_tell():
+    draw = np.random.default_rng(0)
+    features, noise = draw.normal(size=(4000, 3)), draw.normal(size=4000)
+    target = features @ np.array([1.0, -1.0, 0.0]) + noise  # two thirds of its variance
+    assert introspect.explained(target, features) == pytest.approx(2 / 3, abs=0.04)
+    assert introspect.explained(target, features[:, 2:]) == pytest.approx(0, abs=0.02)
+
+
+def test_argmax_is_judged_only_where_a_right_digit_exists():
+    class Always7:
+        def unembed(self, hidden):
+            return torch.nn.functional.one_hot(torch.full((len(hidden),), ord("7")), 257).float()
+
+    text = "9+8=17,17+5=23;"  # results begin at 4 and at 12; 22 would be right
+    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), text)
+    judged = {i: v for i, v in enumerate(verdicts) if v == v}
+    assert judged == {4: 1.0, 5: 0.0, 12: 1.0, 13: 1.0}
+
+
+def test_difficulty_is_the_share_of_plans_that_miss():
+    easy, hard = (tasks.Problem(p, p.split("=")[1][:-1], "countdown") for p in ("1,1,1=1:", "2,3,7=42:"))
+    assert 0 < introspect.difficulty(easy) < introspect.difficulty(hard) < 1
