@@ -1,4 +1,4 @@
-"""A few of the kills of fault_injection.py and of the cases of fuzz.py; both have a command of their own for many."""
+"""A few kills of fault_injection.py, cases of fuzz.py and steps of soak.py, which are commands of their own for many."""
 
 import subprocess
 import sys
@@ -9,7 +9,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.parametrize("words", [("fault_injection.py", "--kills", "3"), ("fuzz.py", "--cases", "60")])
+@pytest.mark.parametrize(
+    "words", [("fault_injection.py", "--kills", "3"), ("fuzz.py", "--cases", "60"), ("soak.py", "--steps", "5")]
+)
 def test_some(words):
     done = subprocess.run([sys.executable, HERE / words[0], *words[1:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
