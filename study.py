@@ -12,8 +12,10 @@ test problems under its own policy, at two common temperatures and greedily (are
     slow, medium, fast    both learn, the tokens at 1e-5, 3e-5, 2e-4 (that of the default run)
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
-methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.
-The settings of EAD, EDT and TAMPO were chosen on the tuning problems, each from as many: `python study.py --tune`.
+methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
+tokens are finished, `longer` spends the head's rollouts on the tokens instead, and is decoded at every fixed temperature.
+The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on the tuning problems, each from eight:
+`python study.py --tune`.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from tqdm import tqdm
 import baselines
 import config
 import eval as evaluation
+import log
 import model
 import tasks
 import temperature_head
@@ -44,29 +47,34 @@ import train
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
 RULES = {"EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0", "EDT": "edt:base=1.2,theta=1.0"}
 TAMPO = "tampo:sharpness=0.003,momentum=0.8"
-TUNED = {  # eight settings each
+PASS = {"temperature_objective": "pass@8"}
+LEARNING = [
+    {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
+]
+TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: policy, and flags where it learns
     "EAD": [
-        f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}"
+        (f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}", None)
         for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 10)
     ],
-    "EDT": [f"edt:base={base},theta={theta}" for base in (0.8, 1.2) for theta in (0.02, 0.1, 0.3, 1.0)],
-    "TAMPO": [f"tampo:sharpness={s},momentum={m}" for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
+    "EDT": [(f"edt:base={base},theta={theta}", None) for base in (0.8, 1.2) for theta in (0.02, 0.1, 0.3, 1.0)],
+    "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
+    "sequence": [("sequence", PASS | flags) for flags in LEARNING],
+    "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 TOKEN_LR = {"slow": 1e-5, "medium": 3e-5, "fast": 2e-4}
 ALL = ["frozen", "finished", *TOKEN_LR]
-PASS = {"temperature_objective": "pass@8"}
 
 
 class Size(NamedTuple):
-    alone: int  # steps where temperatures learn alone
+    alone: int  # steps where temperatures learn alone, each of twice as many prompts
     steps: int  # where both learn
     prompts: int  # a step, of 16 samples each
     problems: int
     seeds: int
 
 
-FULL, QUICK = Size(250, 120, 16, 1000, 5), Size(40, 20, 16, 200, 1)
+FULL, QUICK = Size(250, 120, 16, 1000, 5), Size(20, 15, 16, 200, 1)
 
 
 class NoGate(temperature_head.TemperatureHead):
@@ -120,22 +128,26 @@ def trials(size: Size, regimes: list[str]) -> list[Trial]:
         flags = None if flags is None else common | flags
         made.extend(Trial(regime, method, seed, policy, flags, after) for seed in range(size.seeds))
 
-    alone = {"schedule": "temperature", "steps": size.alone}
+    alone = {"schedule": "temperature", "steps": size.alone, "prompts_per_step": 2 * size.prompts}
+    after_tokens = alone | {"steps": size.alone // 2}
     if "finished" in regimes:
-        add("finished", "tokens", BEST_FIXED, {"token_lr": TOKEN_LR["fast"]})
-    for regime, after in (("frozen", ""), ("finished", "tokens")):
+        rate = {"token_lr": TOKEN_LR["fast"]}
+        add("finished", "tokens", BEST_FIXED, rate | {"steps": size.alone})
+        add("finished", "longer", BEST_FIXED, after_tokens | rate | {"schedule": "tokens"}, after="tokens")
+        for name in GRID:
+            add("finished", f"longer, fixed {name}", name, None, after="longer")
+    for regime, after, flags in (("frozen", "", alone), ("finished", "tokens", after_tokens)):
         if regime in regimes:
             for name in ["greedy", *GRID]:
                 add(regime, name if name == "greedy" else f"fixed {name}", name, None, after)
             for name, policy in RULES.items():
                 add(regime, name, policy, None, after)
-            add(regime, "TAMPO", TAMPO, alone, after)
-            add(regime, "sequence, pass@8", "sequence", alone | PASS, after)
-            add(regime, "head, mean", "own", alone, after)
-            add(regime, "head, pass@8", "own", alone | PASS, after)
-    if "frozen" in regimes:
-        for name in ABLATIONS:
-            add("frozen", f"head, pass@8, {name}", name, alone | PASS)
+            add(regime, "TAMPO", TAMPO, flags, after)
+            add(regime, "sequence, pass@8", "sequence", flags | PASS, after)
+            add(regime, "head, mean", "own", flags, after)
+            add(regime, "head, pass@8", "own", flags | PASS, after)
+            for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
+                add(regime, f"head, pass@8, {name}", name, flags | PASS, after)
     for regime in [name for name in TOKEN_LR if name in regimes]:
         rate = {"token_lr": TOKEN_LR[regime]}
         for name in GRID:
@@ -172,6 +184,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
             [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         )
         config.validate(c)
+        log.Log.report = lambda self: ""  # pictures of every trial would take longer than its evaluation
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             parts = train.prepare(c)
             parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
@@ -202,7 +215,12 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
 def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread; results in the order of `todo`."""
     results: dict[tuple, dict] = {}
-    waves = [trial for trial in todo if not trial.after], [trial for trial in todo if trial.after]
+    depth: dict[tuple, int] = {}
+    for trial in todo:  # `after` comes first
+        depth[trial[:3]] = 1 + depth.get((trial.regime, trial.after, trial.seed), 0)
+    waves = [
+        [trial for trial in todo if depth[trial[:3]] == level] for level in range(1, 1 + max(depth.values(), default=0))
+    ]
     progress = tqdm(total=len(todo), desc="trials", disable=None)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
@@ -219,26 +237,30 @@ def run_one(work: tuple) -> tuple[Trial, dict]:
 
 
 def tune(root: Path, size: Size, jobs: int) -> None:
-    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen, one seed."""
+    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen, one seed, a quarter of the study's steps."""
     flags = dict(
-        schedule="temperature", steps=size.steps // 3, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0
-    )
-    flags |= dict(print_every=0, final_problems=8)
-    todo = [
-        Trial("tuning", setting, 0, setting, flags if name == "TAMPO" else None)
-        for name, settings in TUNED.items()
-        for setting in settings
-    ]
+        schedule="temperature", steps=size.alone // 4, prompts_per_step=2 * size.prompts, tau_min=0.05, eval_every=0,
+        print_every=0, final_problems=8, save_every=10**6,
+    )  # fmt: skip
+    todo = []
+    grid: list[tuple[str, dict | None]] = [(name, None) for name in GRID]
+    for settings in (*TUNED.values(), grid):
+        for policy, chosen in settings:
+            rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in PASS]
+            todo.append(
+                Trial("tuning", " ".join((policy, *rates)), 0, policy, None if chosen is None else flags | chosen)
+            )
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
-        own = result["evaluations"]["own"]
-        print(f"{100 * own['Avg@8']:5.1f} {100 * own['Pass@8']:5.1f}  tau {own['temperature']:.2f}  {trial.method}")
+        avg, some = (100 * result["evaluations"]["own"][name] for name in ("Avg@8", "Pass@8"))
+        tau = result["evaluations"]["own"]["temperature"]
+        print(f"Avg@8 + Pass@8 {avg + some:5.1f} ({avg:4.1f} + {some:4.1f})  tau {tau:.2f}  {trial.method}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train and evaluate every method with every seed.")
     parser.error = lambda message: parser.exit(2, f"study.py: {message}; --help lists the flags\n")
     parser.add_argument("--quick", action="store_true", help="few steps, problems and seeds: about ten minutes")
-    parser.add_argument("--tune", action="store_true", help="the settings of EAD, EDT and TAMPO on the tuning problems")
+    parser.add_argument("--tune", action="store_true", help="eight settings of each method on the tuning problems")
     parser.add_argument(
         "--list", action="store_true", help="say what there is to do and what of it is done; do nothing"
     )

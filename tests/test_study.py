@@ -22,8 +22,8 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     spent, updates = {}, {}
     for trial in made:
         if trial.flags is not None and trial.method not in ("short", "tokens"):
-            before = of_method[trial.after] if trial.after else {"steps": 0}
-            spent[trial.method] = (trial.flags["steps"] + before["steps"]) * trial.flags["prompts_per_step"]
+            before = of_method[trial.after] if trial.after else {"steps": 0, "prompts_per_step": 0}
+            spent[trial.method] = sum(flags["steps"] * flags["prompts_per_step"] for flags in (trial.flags, before))
             alone = trial.flags.get("temperature_first", 0)
             updates[trial.method] = before["steps"] if trial.after else trial.flags["steps"] - alone
     assert len(set(spent.values())) == 1, spent
@@ -31,6 +31,12 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
         fewer = {method for method, count in updates.items() if count < study.FULL.steps}
         assert fewer == {m for m in updates if m.endswith(("temperature first", "tokens first"))}
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
+
+
+def test_every_method_is_tuned_on_as_many_settings():
+    assert {len(settings) for settings in (*study.TUNED.values(), study.GRID)} == {8}
+    chosen = study.RULES | {"TAMPO": study.TAMPO}
+    assert all(chosen[name] in [policy for policy, _ in study.TUNED[name]] for name in chosen)
 
 
 def test_every_trial_is_a_run_that_train_accepts():
