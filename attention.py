@@ -15,9 +15,9 @@ from torch import Tensor
 def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Each row alone: position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and mask is not None and query.is_cuda:  # there no fused kernel takes both
+    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # there no fused kernel takes both
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    grouped = query.shape[1] != key.shape[1]
     mixed = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
     )
@@ -33,7 +33,7 @@ class Cache:
         softmax([q K_prompt, q K_completion]) [V_prompt, V_completion],     the queries of a prompt's samples as one matrix
 
     Completions sit in P * G slots, a prompt's side by side.  Rows leave by `keep`, at no cost to the rows that stay; slots
-    are packed anew when a quarter of them is empty.  `attend` never waits for the device, and from one `keep` to the next
+    are packed anew where that saves a quarter of them.  `attend` never waits for the device, and from one `keep` to the next
     its shapes and addresses stay the same for `stride` tokens, so that a step can be captured as a CUDA graph.
     """
 
@@ -41,9 +41,9 @@ class Cache:
         """lengths (P,) of the prompts.  Attention reads completions up to a multiple of `stride` tokens."""
         device, prompts, longest = lengths.device, len(lengths), int(lengths.max())
         self.dtype, self.max_new_tokens, self.stride = dtype, max_new_tokens, stride
-        self.prompt_keys: list[Tensor] = []  # a layer: (P, kv head, L, d_head)
+        self.prompt_keys: list[Tensor] = []  # a layer: (P * kv head, L, d_head)
         self.prompt_values: list[Tensor] = []
-        self.keys: list[Tensor] = []  # a layer: (P, kv head, G, max_new_tokens, d_head)
+        self.keys: list[Tensor] = []  # a layer: (P * kv head * G, max_new_tokens, d_head)
         self.values: list[Tensor] = []
         self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
@@ -70,35 +70,34 @@ class Cache:
         """query (n, head, d_head), key and value (n, kv head, d_head) -> what each row has read, (n, head * d_head)."""
         (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[1:]
 
-        def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P, kv head, G, head / kv head, d_head)
+        def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P * kv head * G, head / kv head, d_head)
             x = x if self.row_of_slot is None else x[self.row_of_slot]
-            return x.to(self.dtype).reshape(prompts, samples, kv_heads, -1, d_head).transpose(1, 2)
+            x = x.to(self.dtype).view(prompts, samples, kv_heads, -1, d_head)
+            return x.transpose(1, 2).reshape(prompts * kv_heads * samples, -1, d_head)
 
-        self.keys[layer].index_copy_(3, self.column, by_slot(key))
-        self.values[layer].index_copy_(3, self.column, by_slot(value))
-        longest, extent = self.prompt_keys[layer].shape[2], self.extent(self.used)
-        keys, values = (
-            x[layer][:, :, :, :extent].flatten(0, 2) for x in (self.keys, self.values)
-        )  # (P kv G, extent, d)
-        prompt_keys, prompt_values = (x[layer].flatten(0, 1) for x in (self.prompt_keys, self.prompt_values))
-        each = by_slot(query * d_head**-0.5).flatten(0, 2)  # (P kv G, head / kv, d)
+        self.keys[layer].index_copy_(1, self.column, by_slot(key))
+        self.values[layer].index_copy_(1, self.column, by_slot(value))
+        prompt_keys, prompt_values = self.prompt_keys[layer], self.prompt_values[layer]
+        longest, extent = prompt_keys.shape[1], self.extent(self.used)
+        keys, values = self.keys[layer][:, :extent], self.values[layer][:, :extent]
+        each = by_slot(query * d_head**-0.5)
         of_prompt = dot(each.view(prompts * kv_heads, -1, d_head), prompt_keys)  # (P kv, G * head / kv, L)
         of_completion = dot(each, keys).view(*of_prompt.shape[:2], extent)
-        scores = torch.cat((of_prompt, of_completion), dim=-1).unflatten(0, (prompts, kv_heads))
-        scores += self.bias[:, None, None, : longest + extent]
-        of_prompt, of_completion = scores.softmax(-1).to(self.dtype).flatten(0, 1).split((longest, extent), dim=-1)
-        mixed = torch.bmm(of_prompt, prompt_values).view(each.shape)
-        mixed += torch.bmm(of_completion.reshape(len(each), -1, extent), values)
-        mixed = mixed.view(prompts, kv_heads, samples, -1, d_head).transpose(1, 2).reshape(prompts * samples, -1)
+        scores = torch.cat((of_prompt, of_completion), dim=-1)
+        scores.view(prompts, -1, longest + extent).add_(self.bias[:, None, : longest + extent])
+        weights = scores.softmax(-1).to(self.dtype)
+        mixed = torch.bmm(weights[:, :, :longest], prompt_values).view(each.shape)
+        mixed += torch.bmm(weights[:, :, longest:].reshape(len(each), -1, extent), values)
+        mixed = mixed.view(prompts, kv_heads, samples, -1).transpose(1, 2).reshape(prompts * samples, -1)
         return mixed if self.row_of_slot is None else mixed[self.slot_of_row]
 
     def read_prompts(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Of the next layer, all (P, L, head, d_head), as `causal`: padding on the right is never read."""
         key, value = key.to(self.dtype), value.to(self.dtype)
-        self.prompt_keys.append(key.transpose(1, 2).contiguous())
-        self.prompt_values.append(value.transpose(1, 2).contiguous())
+        self.prompt_keys.append(key.transpose(1, 2).flatten(0, 1))
+        self.prompt_values.append(value.transpose(1, 2).flatten(0, 1))
         (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[2:]
-        shape = (prompts, kv_heads, samples, self.max_new_tokens, d_head)
+        shape = (prompts * kv_heads * samples, self.max_new_tokens, d_head)
         self.keys.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
         self.values.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
         return causal(query, key, value)
@@ -116,7 +115,7 @@ class Cache:
 
     def pack(self, asked: Tensor, most: int, counts: Tensor) -> None:
         """Prompts with a row left, as many slots each as the fullest of them needs."""
-        samples = self.shape[1]
+        prompts, samples = self.shape
         first = (counts.cumsum(0) - counts)[self.slot_of_row // samples]  # of each row, its prompt's first row
         place = torch.arange(len(first), device=first.device) - first  # its place among them
         rank = (counts > 0).long().cumsum(0)[self.slot_of_row // samples] - 1  # its prompt's among those left
@@ -127,13 +126,12 @@ class Cache:
         self.slot_of_row, self.shape = rank * most + place, (len(asked), most)
         self.bias = self.bias[asked]
         for layer in range(len(self.keys)):
-            self.prompt_keys[layer] = self.prompt_keys[layer][asked]
-            self.prompt_values[layer] = self.prompt_values[layer][asked]
+            for held in (self.prompt_keys, self.prompt_values):
+                held[layer] = held[layer].unflatten(0, (prompts, -1))[asked].flatten(0, 1)
             for held in (self.keys, self.values):
-                old = held[layer].transpose(1, 2)[:, :, :, : self.used]  # (P, G, kv head, used, d_head)
-                new = held[layer].new_zeros(len(asked), old.shape[2], most, *held[layer].shape[3:])
-                new[:, :, :, : self.used] = old[asked[:, None], source].transpose(1, 2)
-                held[layer] = new
+                old = held[layer].unflatten(0, (prompts, -1, samples)).transpose(1, 2)[:, :, :, : self.used]
+                moved = old[asked[:, None], source].transpose(1, 2).flatten(0, 2)  # (P' kv G', used, d_head)
+                held[layer] = F.pad(moved, (0, 0, 0, self.max_new_tokens - self.used))
 
 
 def dot(query: Tensor, key: Tensor) -> Tensor:
@@ -165,7 +163,7 @@ class Packed:
         places = places.clamp(max=width - 1)
         self.tokens = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))[None]  # (1, N)
         self.positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))[None]
-        # Where a padded place is in the sequence (padding: at 0, and masked), and the other way round.
+        # Where a padded place is in the sequence (padding: at the token before, and masked), and the other way round.
         self.of_prompt, self.of_completion = (
             of_prompt.flatten().nonzero()[:, 0],
             of_completion.flatten().nonzero()[:, 0],

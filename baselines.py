@@ -9,6 +9,7 @@ and a `tau_initial`.  To try an idea of your own, write such a class here and na
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
     EDT        tau_t = T_0 * 0.8^(theta / H_t), H_t the entropy in nats at tau = 1                    arXiv 2403.14541
+    mixture    half of a prompt's samples at one fixed temperature, half at another
     TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
     sequence   one learned temperature a completion: the head, asked once
 """
@@ -92,6 +93,24 @@ class EDT:
         return chosen(tau.clamp(self.tau_min, self.tau_max), tau_previous)
 
 
+@dataclass
+class Mixture:
+    """Every other sample of a prompt is drawn at `low`, the others at `high`: what needs no policy and no learning.
+
+    Between two fixed temperatures lies a line in the plane of Avg@k and Pass@k; a mixture lies on it or above.
+    """
+
+    low: float = 0.3
+    high: float = 0.9
+    tau_initial: float = 1.0
+
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
+        if step:  # the rows that have ended are gone, so a row's number says nothing: each keeps what it began with
+            return chosen(tau_previous, tau_previous)
+        odd = torch.arange(len(tau_previous), device=tau_previous.device) % 2 == 1
+        return chosen(torch.where(odd, self.high, self.low).to(tau_previous.dtype), tau_previous)
+
+
 class TAMPO(torch.nn.Module):
     """A temperature for each training step, from a categorical over candidates that learns which of them pays.
 
@@ -99,7 +118,7 @@ class TAMPO(torch.nn.Module):
     across the candidates: w_ik = softmax_k(l_ik).  It is credited with its share of the advantages, A_k = mean_i w_ik A_i;
     `scores`, an exponential moving average of the A_k, are the logits of the categorical (over `sharpness`).
 
-    While training, `begin_step` draws the step's temperature; otherwise it is the categorical's mean.
+    While a step is sampled, it is what `begin_step` drew; otherwise, as in evaluations, the categorical's mean.
     Our reading of the paper's text, which leaves `sharpness` and the average's weight open.
     """
 
@@ -112,7 +131,7 @@ class TAMPO(torch.nn.Module):
         candidates = torch.linspace(self.settings["lowest"], self.settings["highest"], int(self.settings["candidates"]))
         self.register_buffer("candidates", candidates)  # T_k (K,)
         self.register_buffer("scores", torch.zeros_like(candidates))  # (K,)
-        self.drawn: float | None = None  # the step's temperature, from its draw to its end
+        self.drawn: float | None = None  # the step's temperature, from `begin_step` to `end_step`
         self.tau_initial = 1.0
 
     def probabilities(self) -> Tensor:
@@ -122,9 +141,13 @@ class TAMPO(torch.nn.Module):
     def begin_step(self, training_step: int, generator=None) -> None:
         self.drawn = float(self.candidates[torch.multinomial(self.probabilities(), 1, generator=generator)])
 
+    def end_step(self) -> None:
+        self.drawn = None
+
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        mean = float(self.probabilities() @ self.candidates)
-        return chosen(torch.full_like(tau_previous, mean if self.drawn is None else self.drawn), tau_previous)
+        if self.drawn is None:
+            return chosen((self.probabilities() @ self.candidates).expand_as(tau_previous), tau_previous)
+        return chosen(torch.full_like(tau_previous, self.drawn), tau_previous)
 
     @torch.no_grad()
     def learn(self, transformer, rollout, advantage: Tensor) -> dict[str, float]:
@@ -132,14 +155,14 @@ class TAMPO(torch.nn.Module):
         rows, columns = rollout.mask.nonzero(as_tuple=True)
         log_likelihood = torch.zeros(len(rollout.mask), len(self.candidates), device=advantage.device)
         for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
-            logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device)).float()
+            with transformer.autocast():
+                logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device)).float()
             for k, temperature in enumerate(self.candidates):
                 log_probs = (logits / temperature).log_softmax(-1)  # (n, V)
                 of_tokens = log_probs.gather(-1, rollout.tokens[row, column][:, None])[:, 0]
                 log_likelihood[:, k].index_add_(0, row, of_tokens)
         log_likelihood /= rollout.mask.sum(1, keepdim=True)  # l_ik (B, K)
         self.move(log_likelihood, advantage)
-        self.drawn = None
         probabilities = self.probabilities()
         return {"mean": float(probabilities @ self.candidates), "highest_probability": float(probabilities.max())}
 
@@ -181,9 +204,11 @@ class SequenceHead(TemperatureHead):
         raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
 
 
-RULES = {"ead": EAD, "edt": EDT}
+RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
-NAMES = "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt (with settings: edt:base=0.8,theta=0.2)"
+NAMES = (
+    "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt, mixture (with settings: edt:base=0.8,theta=0.2)"
+)
 
 
 def parse(name: str) -> tuple[str, dict[str, float]]:

@@ -58,7 +58,11 @@ def on_cuda(repeats: int, quick: bool) -> dict[str, list[dict]]:
 
     def add(title: str, function, *arguments) -> None:
         """A table's rows; memory that is left over would be the next one's."""
-        tables.setdefault(title, []).extend(function(*arguments))
+        try:
+            rows = function(*arguments)
+        except torch.OutOfMemoryError:  # on a smaller card: the other tables are still of use
+            rows = [{"model": arguments[0], "note": "out of memory"}]
+        tables.setdefault(title, []).extend(rows)
         torch.cuda.empty_cache()
 
     for shape in shapes:

@@ -26,7 +26,9 @@ class Step:
         self.transformer, self.device, self.shape = make(shape, device), device, (count, samples, new)
         self.head, vocabulary = head_for(self.transformer), self.transformer.config.vocab_size
         self.prompts = prompts_of(count, length, vocabulary)
-        self.optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-6) for m in (self.transformer, self.head)]
+        self.optimizers = [
+            torch.optim.AdamW(m.parameters(), lr=1e-6, fused=device == "cuda") for m in (self.transformer, self.head)
+        ]
         self.settings, self.eos = rl.StepSettings(micro_batch_tokens=budget), {vocabulary - 1}
         self.generator, self.parts = torch.Generator(device).manual_seed(0), []
         self.rollout = None

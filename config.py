@@ -27,7 +27,7 @@ class Config:
 
     preset: str = option("countdown", "countdown, qwen3-0.6b-gsm8k, qwen3-1.7b-math or qwen3-4b-math: other defaults")
     # what is trained, on what
-    model: str = option("base_model", "folder in Hugging Face format, or hub id")
+    model: str = option("base_model", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
     task: str = option("countdown", "countdown, countdown:4, gsm8k, math, or a .jsonl file with problem and answer")
     eval_task: str = option("", "held-out problems, as --task; none: Countdown's test split, or some of the file set aside")
@@ -114,7 +114,7 @@ def parse(words: list[str]) -> Config:
         chosen = dict(token_lr=1e-6, temperature_lr=1e-4, out=f"runs/{Path(chosen['task']).stem}") | chosen
     run = Path(chosen.get("out", Config.out))
     if flags.get("resume") and checkpoint.whole_checkpoints(run):
-        chosen = checkpoint.configuration(run) | flags
+        chosen = checkpoint.configuration(run) | {"out": str(run)} | flags  # the folder may have been moved
         if unknown := set(chosen) - {f.name for f in dataclasses.fields(Config)}:
             raise ValueError(f"{run}: {min(unknown)!r} is no setting of this version, so it cannot resume this run")
     return Config(**chosen)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention import Cache
-from model import rotate
+from model import rotate, waves
 
 
 class Decoder:
@@ -62,7 +62,7 @@ class Decoder:
             x = x + model.position(positions)
         else:
             angles = positions[:, None, None] * model.frequencies  # (n, 1, d_head / 2)
-            cosine, sine = angles.cos(), angles.sin()
+            cosine, sine = waves(angles)
         for layer, (norm, scale, mlp_norm, gelu, qkv, out, up, down) in enumerate(self.layers):
             heads = F.linear(norm(x).to(self.dtype), *qkv).view(len(x), -1, self.d_head)  # queries, keys, values
             query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
@@ -109,15 +109,16 @@ class Graph:
             self.cache.column.clone(),
             self.cache.bias.clone(),
         )
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # once without capture: libraries set themselves up at their first call
-            self.decoder(self.token, self.cache)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        self.cache.used = used
-        with torch.cuda.graph(self.graph):
-            self.hidden = self.decoder(self.token, self.cache)
+        with torch.cuda.device(token.device):  # cuda:1 too: streams and graphs are of the current device
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # once without capture: libraries set themselves up at their first call
+                self.decoder(self.token, self.cache)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            self.cache.used = used
+            with torch.cuda.graph(self.graph):
+                self.hidden = self.decoder(self.token, self.cache)
         # Capturing runs nothing, and the rehearsal wrote a column that the replay writes again: put the counts back.
         self.cache.used, self.shape = used, shape
         self.cache.column.copy_(column)

@@ -107,7 +107,7 @@ class Guard:
         self.in_a_row: Counter[str] = Counter()
 
     def step(self, side: str, update, *arguments) -> dict[str, float]:
-        """The metrics of `update(*arguments)`; `skipped` where it raised FloatingPointError, before it moved anything."""
+        """The metrics of `update(*arguments)`; `skipped` where it raised FloatingPointError, before what is not finite moved it."""
         try:
             told = update(*arguments)
         except FloatingPointError as error:
@@ -163,7 +163,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, Stopped):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory while sampling ({first}); lower --rollout-rows, or --max-new-tokens"
+        return (
+            f"out of memory ({first}): while sampling, lower --rollout-rows or --max-new-tokens; in the optimizer's step only "
+            "a smaller model helps, or --shard"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return f"cannot write ({first})"
     return None

@@ -7,6 +7,7 @@ For means of temperatures they are Student's over the seeds (introspect.py).
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -151,7 +152,7 @@ def frontier(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         }
         fixed = {name: point for name, point in points.items() if name.startswith("fixed")}
         axis.plot([p[0][0] for p in fixed.values()], [p[1][0] for p in fixed.values()], color="0.6", zorder=1)
-        markers = iter("osD^vP*XpdhH<>")
+        markers = itertools.cycle("osD^vP*XpdhH<>")
         for name, (avg, some) in points.items():
             error = dict(
                 xerr=[[avg[0] - avg[1]], [avg[2] - avg[0]]], yerr=[[some[0] - some[1]], [some[2] - some[0]]],

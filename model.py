@@ -82,10 +82,16 @@ def rope_frequencies(config: Config) -> Tensor:
     return frequencies * (keep + (1 - keep) / factor)
 
 
+def waves(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """What `rotate` takes: (cos, cos) and (-sin, sin), (..., d_head) from (..., d_head / 2)."""
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+
+
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotary position: turn the pair (x_i, x_{i + d_head/2}) of each head by position * frequency_i."""
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return torch.addcmul(x * cosine, torch.cat((second, first), dim=-1), sine)
 
 
 class Attention(nn.Module):
@@ -175,7 +181,7 @@ class Transformer(nn.Module):
         else:
             self.frequencies = self.frequencies.to(tokens.device)
             angles = positions[:, :, None, None] * self.frequencies  # (1, T, 1, d_head / 2)
-            rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+            rotation = tuple(wave.to(x.dtype) for wave in waves(angles))
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rotation, attend, use_reentrant=False)

@@ -107,13 +107,17 @@ def drawing_states(transformer, rollout: Rollout) -> Tensor:
         return transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
 
 
-def prompts_are_worth_sharing(rollout: Rollout) -> bool:
-    """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
-    first = torch.ones_like(rollout.finished)  # whether a row's prompt is not that of the row before it
-    longest = int(rollout.prompt_lengths.max())
+def begins_a_prompt(rollout: Rollout) -> Tensor:
+    """(B,) whether a row's prompt is not that of the row before it."""
+    first, longest = torch.ones_like(rollout.finished), int(rollout.prompt_lengths.max())
     prompts = rollout.tokens[:, :longest] * ~rollout.mask[:, :longest]
     first[1:] = (prompts[1:] != prompts[:-1]).any(1) | (rollout.prompt_lengths[1:] != rollout.prompt_lengths[:-1])
-    again = rollout.prompt_lengths[~first].sum()
+    return first
+
+
+def prompts_are_worth_sharing(rollout: Rollout) -> bool:
+    """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
+    again = rollout.prompt_lengths[~begins_a_prompt(rollout)].sum()
     return bool(again > 0.2 * (rollout.prompt_lengths.sum() + rollout.mask.sum()))
 
 
@@ -186,14 +190,37 @@ def micro_batches(rollout: Rollout, token_budget: int):
 
     Rows of like length are together, so that little is padding; or those of a prompt, where it is worth sharing.
     """
-    lengths = rollout.prompt_lengths + rollout.mask.sum(1)
-    start, order = 0, lengths.argsort(descending=True).tolist()
     if prompts_are_worth_sharing(rollout):
-        order = list(range(len(lengths)))
+        yield from whole_groups(rollout, token_budget)
+        return
+    lengths = rollout.prompt_lengths + rollout.mask.sum(1)
+    start, order = 0, lengths.argsort(descending=True)
     while start < len(order):
-        rows = max(1, token_budget // int(lengths[order[start:]].max()))
-        yield torch.tensor(order[start : start + rows], device=lengths.device)
+        rows = max(1, token_budget // int(lengths[order[start]]))
+        yield order[start : start + rows]
         start += rows
+
+
+def whole_groups(rollout: Rollout, token_budget: int):
+    """Neighbouring rows, so that prompts + rows * longest completion stays within the budget: a prompt counts once.
+
+    Cut between two prompts, unless the samples of one are more than the budget.
+    """
+    fields = (begins_a_prompt(rollout), rollout.prompt_lengths, rollout.mask.sum(1))
+    first, prompts, completions = (field.tolist() for field in fields)
+    start, rows = 0, len(first)
+    while start < rows:
+        read, longest, end, whole = 0, 0, start, start
+        while end < rows:
+            read += prompts[end] if first[end] or end == start else 0
+            longest = max(longest, completions[end])
+            if end > start and read + (end + 1 - start) * longest > token_budget:
+                break
+            end += 1
+            whole = end if end == rows or first[end] else whole
+        stop = whole if whole > start else end
+        yield torch.arange(start, stop, device=rollout.mask.device)
+        start = stop
 
 
 def token_step(
@@ -257,8 +284,8 @@ def ascend(
 
     `backward` adds the gradient of a part's loss, summed over its tokens and divided by `total`, and gives the loss and the
     log-ratio of each, (N,) both.  Metrics are of the last forward pass and the samples that pull: `kl` and `clipped` show
-    how far the epochs before it have moved (nothing, where there is one epoch).  Raises FloatingPointError, before the
-    optimizer's step, for what is not finite.
+    how far the epochs before it have moved (nothing, where there is one epoch); `clipped` counts ratios out of the range on
+    either side.  Raises FloatingPointError for what is not finite, before the optimizer's step of that epoch.
     """
     total = distributed.total(rollout.mask.sum())  # of all processes, where there are several
     metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}

@@ -82,7 +82,7 @@ def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
 def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
     """Draw y_t: logits (B, V), temperature (B,) -> token, log_prob, and the entropy in nats at tau = 1, (B,) each.
 
-    Tokens are drawn in two levels, a block of the vocabulary and a token of the block, so that no sum runs over all of V.
+    From a large vocabulary tokens are drawn in two levels, a block and a token of the block: no running sum is over all of V.
     tau = 0 takes the argmax, the first of equals, with probability 1.
     """
     greedy, uniform = temperature == 0, torch.rand(len(logits), 2, generator=generator, device=logits.device)
@@ -93,23 +93,27 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     at_one = below.exp()
     total = at_one.sum(-1)
     entropy = total.log() - at_one.mul_(below).sum(-1) / total
-    weights = torch.div(below, tau, out=at_one).exp_()  # softmax(logits / tau), but for its denominator
-    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
-    sums = blocks.sum(-1)
-    block = pick(sums, uniform[:, :1])
-    token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
-    log_prob = (below.gather(1, token) / tau)[:, 0] - sums.sum(-1).log()
+    shares = torch.div(below, tau, out=at_one).exp_()  # softmax(logits / tau), but for its denominator
+    if shares.shape[1] <= 8 * BLOCK:
+        token, mass = pick(shares, uniform[:, :1]), shares.sum(-1)
+    else:
+        blocks = F.pad(shares, (0, -shares.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
+        sums = blocks.sum(-1)
+        block, mass = pick(sums, uniform[:, :1]), sums.sum(-1)
+        token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
+    log_prob = (below.gather(1, token) / tau)[:, 0] - mass.log()
     return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
 
 
-def pick(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index (B, 1) drawn in proportion to `weights` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
+def pick(shares: Tensor, uniform: Tensor) -> Tensor:
+    """Index (B, 1) drawn in proportion to `shares` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
 
     The CDF is of integers: they add up to the same in any order, so that on a GPU too it never falls, and an index of
-    weight zero is never drawn.
+    share zero is never drawn.  Shares that are not finite give some index; their log-probability tells.
     """
-    cdf = (weights * (2.0**40 / weights.sum(-1, keepdim=True))).long().cumsum(-1)
-    return torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)
+    cdf = (shares * (2.0**40 / shares.sum(-1, keepdim=True))).long().cumsum(-1)
+    index = torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)
+    return index.clamp_max(shares.shape[1] - 1)
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
@@ -152,7 +156,8 @@ def generate(
     policy: anything with `act` and `tau_initial` (temperature_head.py, baselines.py).  `keep_hidden` stores h_t for the
     training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens.
 
-    At each step the rows that have not ended draw, in their order: first the policy, then the tokens.
+    At each step the rows that have not ended draw, in their order: first the policy, then the tokens.  (On CUDA those that
+    have ended draw along until enough of them leave together; what they draw is dropped.)
     """
     longest, device = check_lengths(transformer, prompts, max_new_tokens), transformer.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)

@@ -37,6 +37,7 @@ from tqdm import tqdm
 import baselines
 import config
 import eval as evaluation
+import faults
 import log
 import model
 import tasks
@@ -46,6 +47,7 @@ import train
 
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
 RULES = {"EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0", "EDT": "edt:base=1.2,theta=1.0"}
+RULES["mixture"] = "mixture:low=0.3,high=0.9"
 TAMPO = "tampo:sharpness=0.003,momentum=0.8"
 PASS = {"temperature_objective": "pass@8"}
 LEARNING = [
@@ -54,9 +56,13 @@ LEARNING = [
 TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: policy, and flags where it learns
     "EAD": [
         (f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}", None)
-        for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 10)
+        for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 4)
     ],
     "EDT": [(f"edt:base={base},theta={theta}", None) for base in (0.8, 1.2) for theta in (0.02, 0.1, 0.3, 1.0)],
+    "mixture": [
+        (f"mixture:low={low},high={high}", None)
+        for low, high in ((0.1, 0.7), (0.1, 0.9), (0.1, 1.1), (0.3, 0.7), (0.3, 0.9), (0.3, 1.1), (0.5, 0.9), (0.5, 1.1))
+    ],
     "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
     "sequence": [("sequence", PASS | flags) for flags in LEARNING],
     "head": [("own", PASS | flags) for flags in LEARNING],
@@ -142,7 +148,8 @@ def trials(size: Size, regimes: list[str]) -> list[Trial]:
                 add(regime, name if name == "greedy" else f"fixed {name}", name, None, after)
             for name, policy in RULES.items():
                 add(regime, name, policy, None, after)
-            add(regime, "TAMPO", TAMPO, flags, after)
+            add(regime, "TAMPO, mean", TAMPO, flags, after)
+            add(regime, "TAMPO, pass@8", TAMPO, flags | PASS, after)
             add(regime, "sequence, pass@8", "sequence", flags | PASS, after)
             add(regime, "head, mean", "own", flags, after)
             add(regime, "head, pass@8", "own", flags | PASS, after)
@@ -154,7 +161,8 @@ def trials(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, f"fixed {name}", name, rate)
         for name, policy in RULES.items():
             add(regime, name, policy, rate)
-        add(regime, "TAMPO", TAMPO, rate)
+        add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
+        add(regime, "TAMPO, pass@8", TAMPO, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS)
         add(regime, "short", BEST_FIXED, rate | {"steps": size.steps - third})
         for objective, flags in (("mean", {}), ("pass@8", PASS)):
@@ -191,6 +199,8 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
             train.train(c, parts)
         source = folder
         metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
+            raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     folder.mkdir(parents=True, exist_ok=True)
     transformer, vocabulary = model.load(source), tokenizer.load(source)
@@ -237,23 +247,26 @@ def run_one(work: tuple) -> tuple[Trial, dict]:
 
 
 def tune(root: Path, size: Size, jobs: int) -> None:
-    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen, one seed, a quarter of the study's steps."""
+    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or two where something learns,
+    for a quarter of the study's steps."""
     flags = dict(
         schedule="temperature", steps=size.alone // 4, prompts_per_step=2 * size.prompts, tau_min=0.05, eval_every=0,
         print_every=0, final_problems=8, save_every=10**6,
     )  # fmt: skip
+    settings = [setting for of_method in TUNED.values() for setting in of_method] + [(name, None) for name in GRID]
     todo = []
-    grid: list[tuple[str, dict | None]] = [(name, None) for name in GRID]
-    for settings in (*TUNED.values(), grid):
-        for policy, chosen in settings:
-            rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in PASS]
-            todo.append(
-                Trial("tuning", " ".join((policy, *rates)), 0, policy, None if chosen is None else flags | chosen)
-            )
+    for policy, chosen in settings:
+        rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in PASS]
+        with_flags = None if chosen is None else flags | chosen
+        for seed in range(4 if chosen is None else 2):
+            todo.append(Trial("tuning", " ".join((policy, *rates)), seed, policy, with_flags))
+    scores: dict[str, list[float]] = {}
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
-        avg, some = (100 * result["evaluations"]["own"][name] for name in ("Avg@8", "Pass@8"))
-        tau = result["evaluations"]["own"]["temperature"]
-        print(f"Avg@8 + Pass@8 {avg + some:5.1f} ({avg:4.1f} + {some:4.1f})  tau {tau:.2f}  {trial.method}")
+        own = result["evaluations"]["own"]
+        scores.setdefault(trial.method, []).append(100 * (own["Avg@8"] + own["Pass@8"]))
+    print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed)")
+    for method, sums in scores.items():
+        print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {method}")
 
 
 def main() -> None:
@@ -283,6 +296,12 @@ def main() -> None:
         return tune(root, size, arguments.jobs)
     todo = [trial for trial in trials(size, arguments.regimes) if arguments.methods in trial.method]
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
+    missing = {t.after for t in todo if t.after and t._replace(method=t.after)[:3] not in {other[:3] for other in todo}}
+    missing = {name for name in missing if not list(root.glob(f"*/{name}/seed-*/result.json"))}
+    if missing and not arguments.list:
+        parser.exit(
+            2, f"study.py: {min(missing)} comes first: its tokens are where others start (--methods {min(missing)})\n"
+        )
     print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
     if arguments.list:
         for trial in todo:
@@ -290,7 +309,7 @@ def main() -> None:
         return None
     try:
         run_all(todo, root, "test", size.problems, arguments.jobs)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, faults.Stopped):
         parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")
     return None

@@ -76,7 +76,12 @@ def train(c: config.Config, parts: "Parts") -> None:
         generator = checkpoint.random_state(c.seed, step, c.device, distributed.rank())
         if isinstance(policy, (baselines.EAD, baselines.TAMPO)):
             policy.begin_step(step, generator)
-        rollout = sample_in_parts(c, sampler, policy, [ids for _, ids in asked], length, stop, generator)
+        update_tokens, update_temperature = rl.sides(step, c.schedule, c.temperature_first)
+        update_temperature = update_temperature and isinstance(policy, torch.nn.Module)  # the others do not learn
+        prompts = [ids for _, ids in asked]
+        rollout = sample_in_parts(c, sampler, policy, prompts, length, stop, generator, keep_hidden=update_temperature)
+        if isinstance(policy, baselines.TAMPO):
+            policy.end_step()
         # ---- reward: R(x, y) in {0, 1} ----
         problems = [problem for problem, _ in asked for _ in range(c.samples_per_prompt)]
         texts = [vocabulary.decode(ids) for ids in rollout.completions()]
@@ -87,14 +92,13 @@ def train(c: config.Config, parts: "Parts") -> None:
             logs.samples(step, sampler, policy, rollout, problems, rewards, progress)
         # ---- coordinate ascent: two steps on the same rollout, each with the other side fixed ----
         metrics: dict[str, float] = {"step": step} | log.measure(rollout, rewards, problems, vocabulary)
-        update_tokens, update_temperature = rl.sides(step, c.schedule, c.temperature_first)
         if update_tokens:
             advantage = rl.advantages(rewards, token_kind).flatten()  # (B,)
             told = guard.step(
                 "token", rl.token_step, transformer, optimizers["token"], rollout, advantage, token_settings, reference
             )
             metrics |= {f"token/{name}": value for name, value in told.items()}
-        if update_temperature and isinstance(policy, torch.nn.Module):  # the others do not learn
+        if update_temperature:
             advantage = rl.advantages(rewards, temperature_kind).flatten()  # (B,)
             if isinstance(policy, baselines.TAMPO):
                 told = guard.step("temperature", policy.learn, transformer, rollout, advantage)
@@ -113,7 +117,7 @@ def train(c: config.Config, parts: "Parts") -> None:
                 every = max(1, len(held_out) // c.eval_problems)  # spread over all: the first may be the easiest
                 metrics |= log.flat(evaluate(policy, held_out[::every][: c.eval_problems]))
             logs.metrics(metrics)
-            is_best = checkpoint.best_step(run) == step + 1
+            is_best = any(name.startswith("eval/") for name in metrics) and checkpoint.best_step(run) == step + 1
         tokens_per_second = distributed.size() * int(rollout.mask.sum()) / (time.perf_counter() - started)
         progress.set_postfix(
             reward=f"{metrics['reward']:.3f}", tau=f"{metrics['tau/mean']:.2f}", entropy=f"{metrics['entropy']:.2f}",
@@ -166,9 +170,10 @@ def prepare(c: config.Config) -> Parts:
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
     prompts = [ids for _, ids in training] + [tasks.render(p.problem, vocabulary, c.template) for p in held_out]
     sample.check_lengths(transformer, prompts, length)
-    optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, weight_decay=0.0)}
+    how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))  # not fused it takes one more copy of all weights
+    optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, **how)}
     if isinstance(policy, temperature_head.TemperatureHead):
-        optimizers["temperature"] = torch.optim.AdamW(policy.parameters(), lr=c.temperature_lr, weight_decay=0.0)
+        optimizers["temperature"] = torch.optim.AdamW(policy.parameters(), lr=c.temperature_lr, **how)
     first_step = (
         checkpoint.resume(run, optimizers) if c.resume else checkpoint.begin(run, transformer, c.keep_checkpoints)
     )
@@ -180,12 +185,11 @@ def prepare(c: config.Config) -> Parts:
 
 
 def sample_in_parts(
-    c: config.Config, transformer, policy, prompts: list[list[int]], length: int, stop: set[int], generator
+    c: config.Config, transformer, policy, prompts: list[list[int]], length: int, stop: set[int], generator, keep_hidden
 ):
     """The Rollout of a step, so many completions at a time as memory holds."""
     rows = c.rollout_rows or sample.rows_at_once(transformer, max(map(len, prompts)) + length)
     size = max(1, rows // c.samples_per_prompt)
-    keep_hidden = isinstance(policy, torch.nn.Module)  # one that learns
     parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     return sample.join(
         [

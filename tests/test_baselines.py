@@ -75,6 +75,25 @@ def test_ead_falls_with_the_position_and_explores_longer_as_training_goes_on():
     assert all(b >= a for a, b in zip(*falls)) and EAD().tau_initial == 1.0
 
 
+# ---- mixture --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mixture_keeps_each_sample_at_one_of_two_temperatures_also_when_others_have_ended():
+    torch.manual_seed(0)
+    config = model.Config(
+        vocab_size=8, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_head=4, d_mlp=8, max_length=32
+    )
+    policy = baselines.make("mixture:low=0.2,high=1.1")
+    rollout = sample.generate(
+        model.Transformer(config), policy, [[1], [2, 3]], 4, 20, {0, 5}, torch.Generator().manual_seed(1)
+    )
+    ends = rollout.mask.sum(1)
+    assert ends.min() < ends.max(), "some leave before others"
+    of_rows = [row[keep].tolist() for row, keep in zip(rollout.temperatures, rollout.mask)]
+    for taus, tau in zip(of_rows, (0.2, 1.1) * 4):
+        assert taus == pytest.approx([tau] * len(taus))
+
+
 # ---- EDT: tau_t = T_0 * 0.8^(theta / H_t) ----------------------------------------------------------------------------
 
 
@@ -145,6 +164,7 @@ def test_tampo_draws_a_temperature_for_a_step_and_forgets_it_after():
     assert sum(drawn) / len(drawn) == pytest.approx(0.8, abs=0.05), "all are as probable at first"
     rollout = drawn_rollout(policy)[1]
     policy.learn(transformer_of_17(), rollout, torch.zeros(len(rollout.tokens)))
+    policy.end_step()
     assert policy.drawn is None and policy.scores.tolist() == [0.0] * 8, "advantages of 0 move nothing"
 
 

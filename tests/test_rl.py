@@ -320,6 +320,31 @@ def test_temperature_gradient_is_the_batch_mean_whatever_the_micro_batches(extra
         assert (moved(head, start) + expected).norm() / expected.norm() < 1e-4
 
 
+@pytest.mark.parametrize("budget", [1, 30, 60, 100, 10_000])
+def test_samples_of_a_prompt_stay_in_one_micro_batch_where_they_fit(budget):
+    """Three prompts of 10, 12 and 11 tokens, of 4, 2 and 3 samples; a prompt counts once, a completion as the longest."""
+    prompts, samples, completions = [10, 12, 11], [4, 2, 3], [3, 5, 2, 4, 6, 1, 2, 2, 3]
+    group = [i for i, count in enumerate(samples) for _ in range(count)]
+    lengths = torch.tensor([prompts[i] for i in group])
+    columns = torch.arange(20)
+    mask = (columns >= lengths[:, None]) & (columns < (lengths + torch.tensor(completions))[:, None])
+    tokens = (torch.tensor(group)[:, None] + 1) * torch.ones(9, 20, dtype=torch.long)
+    fields = [torch.zeros(9, 20)] * 6
+    rollout = sample.Rollout(tokens, lengths, mask, *fields, torch.ones(9, dtype=torch.bool))
+    assert rl.prompts_are_worth_sharing(rollout)
+    parts = [part.tolist() for part in rl.micro_batches(rollout, budget)]
+    assert [row for part in parts for row in part] == list(range(9))
+
+    def cost(rows):
+        return sum(prompts[i] for i in {group[row] for row in rows}) + len(rows) * max(completions[row] for row in rows)
+
+    for part in parts:
+        assert len(part) == 1 or cost(part) <= budget
+        torn = part[-1] < 8 and group[part[-1]] == group[part[-1] + 1]
+        assert not torn or {group[row] for row in part} == {group[part[-1]]}, "only a group that is too large is cut"
+    assert parts == {30: [[0, 1, 2, 3], [4, 5], [6, 7, 8]], 10_000: [list(range(9))]}.get(budget, parts)
+
+
 def test_micro_batches_hold_each_row_once_and_keep_the_budget():
     _, _, rollout = drawn_by_head()
     lengths = rollout.prompt_lengths + rollout.mask.sum(1)

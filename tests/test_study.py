@@ -18,7 +18,7 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     made = study.trials(study.FULL, [regime])
     of_method = {trial.method: trial.flags for trial in made}
     assert len(made) == study.FULL.seeds * len(of_method)
-    assert {f"fixed {tau}" for tau in study.GRID} | {"EAD", "EDT", "TAMPO"} < set(of_method)
+    assert {f"fixed {tau}" for tau in study.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"} < set(of_method)
     spent, updates = {}, {}
     for trial in made:
         if trial.flags is not None and trial.method not in ("short", "tokens"):
