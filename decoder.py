@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention import Cache
-from model import rotate, waves
+from model import WideProduct, rotate, waves
 
 
 class Decoder:
@@ -51,8 +51,10 @@ class Decoder:
         return torch.cat([linear.weight.to(self.dtype) for linear in linears]), bias
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """hidden (n, d_model) -> logits (n, V)."""
-        return F.linear(hidden.to(self.dtype), self.unembedding)
+        """hidden (n, d_model) -> logits (n, V), in float32."""
+        if self.dtype == torch.float32:
+            return F.linear(hidden, self.unembedding)
+        return WideProduct.apply(hidden.to(self.dtype), self.unembedding)
 
     def __call__(self, token: Tensor, cache: Cache) -> Tensor:
         """token (n,) -> hidden (n, d_model), which draws the next."""

@@ -8,6 +8,7 @@ import torch
 import model
 import rl
 import sample
+from baselines import Fixed
 from temperature_head import TemperatureHead
 
 pytestmark = [
@@ -50,6 +51,15 @@ def test_replayed_log_probs_equal_those_of_the_rollout(both, dtype, tolerance):
     rollout = rollout_of(transformer, head)
     gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
     assert gap.mean() < tolerance / 5 and gap.max() < tolerance * 5
+
+
+@torch.no_grad()
+def test_cold_tokens_keep_their_ratios_in_bfloat16(both):
+    transformer, _ = both
+    transformer.compute_dtype = torch.bfloat16
+    rollout = rollout_of(transformer, Fixed(0.1))
+    gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
+    assert (gap > 0.18).float().mean() < 0.01
 
 
 def test_both_steps_move_float32_weights_under_bfloat16_compute(both):

@@ -355,6 +355,32 @@ def test_micro_batches_hold_each_row_once_and_keep_the_budget():
     assert len(list(rl.micro_batches(rollout, 10_000))) == 1
 
 
+@torch.no_grad()
+def test_cold_tokens_keep_their_ratios_in_bfloat16():
+    """At tau = 0.1 logits rounded to bfloat16 put one ratio in a hundred out of the clip range; the products' rounding stays."""
+    transformer = model.load("base_model")
+    transformer.compute_dtype = torch.bfloat16
+    prompts = [list(b"3,5,7=22:"), list(b"12,11,4=5:"), list(b"2,9,4=27:")]
+    rollout = sample.generate(
+        transformer, baselines.Fixed(0.1), prompts, 64, 24, {256}, torch.Generator().manual_seed(0)
+    )
+    gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
+    assert (gap > 0.18).float().mean() < 0.004, "log 1.2"
+
+
+def test_the_wide_product_has_the_gradients_of_a_product():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    wanted = torch.randn(5, 40)
+    wide = model.WideProduct.apply(hidden.bfloat16(), weight.bfloat16())
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide, hidden.bfloat16().float() @ weight.bfloat16().float().t())
+    found = torch.autograd.grad((wide * wanted).sum(), (hidden, weight))
+    exact = torch.autograd.grad((hidden @ weight.t() * wanted).sum(), (hidden, weight))
+    for ours, theirs in zip(found, exact):
+        assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
 def test_the_end_of_text_token_is_learned():
     transformer, _, rollout = drawn_by_head()
     rows = rollout.finished.nonzero()[:, 0]
@@ -449,7 +475,7 @@ def test_bfloat16_weights_would_not_move():
     assert (moved(transformer, start) == 0).float().mean() > 0.9
 
 
-def test_log_softmax_is_float32_where_the_products_are_bfloat16():
+def test_logits_and_log_softmax_are_float32_where_the_products_are_bfloat16():
     transformer = tiny_transformer()
     transformer.compute_dtype = torch.bfloat16
     rollout = draw(transformer, lively_head())
@@ -459,7 +485,7 @@ def test_log_softmax_is_float32_where_the_products_are_bfloat16():
     with torch.no_grad():
         log_probs = rl.token_log_probs(transformer, rollout)[rollout.mask]
     logits = torch.cat(seen)
-    assert logits.dtype == torch.bfloat16 and log_probs.dtype == torch.float32
+    assert logits.dtype == log_probs.dtype == torch.float32
     exact = (logits.double() / rollout.temperatures[rollout.mask].double()[:, None]).log_softmax(-1)
     exact = exact.gather(-1, rollout.tokens[rollout.mask][:, None])[:, 0]
     torch.testing.assert_close(log_probs.double(), exact, rtol=1e-6, atol=1e-5)
