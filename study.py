@@ -80,7 +80,7 @@ class Size(NamedTuple):
     seeds: int
 
 
-FULL, QUICK = Size(250, 120, 16, 1000, 5), Size(20, 15, 16, 200, 1)
+FULL, QUICK = Size(200, 100, 16, 1000, 5), Size(20, 15, 16, 200, 1)
 
 
 class NoGate(temperature_head.TemperatureHead):
@@ -225,17 +225,15 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
 def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread; results in the order of `todo`."""
     results: dict[tuple, dict] = {}
-    depth: dict[tuple, int] = {}
-    for trial in todo:  # `after` comes first
-        depth[trial[:3]] = 1 + depth.get((trial.regime, trial.after, trial.seed), 0)
-    waves = [
-        [trial for trial in todo if depth[trial[:3]] == level] for level in range(1, 1 + max(depth.values(), default=0))
-    ]
+    depth: dict[tuple, tuple[int, int]] = {}
+    for trial in todo:  # seed by seed, so that what is done at any time is whole seeds; `after` comes first
+        depth[trial[:3]] = trial.seed, 1 + depth.get((trial.regime, trial.after, trial.seed), (0, 0))[1]
+    waves = [[trial for trial in todo if depth[trial[:3]] == level] for level in sorted(set(depth.values()))]
     progress = tqdm(total=len(todo), desc="trials", disable=None)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
         for wave in waves:
-            work = [(trial, root, split, problems) for trial in sorted(wave, key=lambda trial: trial.seed)]
+            work = [(trial, root, split, problems) for trial in wave]
             for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
                 results[trial[:3]] = result
                 progress.update()
@@ -247,7 +245,7 @@ def run_one(work: tuple) -> tuple[Trial, dict]:
 
 
 def tune(root: Path, size: Size, jobs: int) -> None:
-    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or two where something learns,
+    """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = dict(
         schedule="temperature", steps=size.alone // 4, prompts_per_step=2 * size.prompts, tau_min=0.05, eval_every=0,
@@ -258,7 +256,7 @@ def tune(root: Path, size: Size, jobs: int) -> None:
     for policy, chosen in settings:
         rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in PASS]
         with_flags = None if chosen is None else flags | chosen
-        for seed in range(4 if chosen is None else 2):
+        for seed in range(4 if chosen is None else 1):
             todo.append(Trial("tuning", " ".join((policy, *rates)), seed, policy, with_flags))
     scores: dict[str, list[float]] = {}
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
