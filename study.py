@@ -9,7 +9,7 @@ test problems under its own policy, at two common temperatures and greedily (are
 
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
-    slow, medium, fast    both learn, the tokens at 1e-5, 3e-5, 2e-4 (that of the default run)
+    slow, fast    both learn, the tokens at a rate of 3e-5, or 2e-4 (that of the default run)
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
 methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
@@ -68,7 +68,7 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
     "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
-TOKEN_LR = {"slow": 1e-5, "medium": 3e-5, "fast": 2e-4}
+TOKEN_LR = {"slow": 3e-5, "fast": 2e-4}
 ALL = ["frozen", "finished", *TOKEN_LR]
 
 
