@@ -1,7 +1,7 @@
 """A run on disk: saved atomically, resumed exactly.
 
     runs/countdown/                       a Hugging Face model folder, with what the last checkpoint held
-        config.json, model.safetensors, tokenizer.json, generation_config.json
+        config.json, model.safetensors (and its index), tokenizer.json, generation_config.json
         temperature_head.safetensors      phi
         trainer_state.pt                  both optimizers, the step, the length of metrics.jsonl
         run.json                          the configuration it ran with
@@ -26,6 +26,7 @@ import torch
 import distributed
 import faults
 import model
+import tasks
 
 STATE, CONFIG, LOGS = "trainer_state.pt", "run.json", ("metrics.jsonl", "samples.jsonl")
 
@@ -93,7 +94,7 @@ def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, stat
     model.save(transformer, new, theta)
     vocabulary.save(new)
     # Only what ends a completion: a base model's own top-p or temperature would be applied on top of the policy's.
-    ends = {"eos_token_id": sorted(vocabulary.eos_ids)}
+    ends = {"eos_token_id": sorted(tasks.stop_ids(vocabulary))}
     (new / "generation_config.json").write_text(json.dumps(ends) + "\n", encoding="utf-8")
     if isinstance(head, torch.nn.Module):  # one that learns
         head.save(new)

@@ -7,8 +7,8 @@ Each process asks its own share of a step's problems and adds its part of the gr
 so the update is that of one process with the whole batch, however unevenly the tokens fall.  One process writes.
 
     as it is     every process holds weights, gradients and both of Adam's moments, 16 bytes a parameter
-    --shard      FSDP2: each holds 1/W of these, gathers a layer at a time, and samples from a whole copy (2 bytes a
-                 parameter on a GPU), which is gathered after each token step; the same update, but for rounding
+    --shard      FSDP2: each holds 1/W of these, gathers a layer at a time, and samples from a whole copy (on a GPU 2
+                 bytes a parameter, 4 of the embedding), gathered after each step; the same update, but for rounding
 
 What that costs, and when to leave it for something else: docs/scaling.md.  In a single process all of this does nothing.
 """
@@ -84,13 +84,13 @@ def any_of(flag: bool, device="cpu") -> bool:
 
 
 def mean(metrics: dict[str, float]) -> dict[str, float]:
-    """Over the processes that have each, in the order of the first."""
+    """Over the processes that have each, in the order of the first; what is the same in all stays as it is."""
     if size() == 1:
         return metrics
     found: list = [None] * size()
     dist.all_gather_object(found, metrics)
     of_name = {name: [m[name] for m in found if name in m] for m in found for name in m}
-    return {name: sum(values) / len(values) for name, values in of_name.items()}
+    return {name: v[0] if len(set(v)) == 1 else sum(v) / len(v) for name, v in of_name.items()}
 
 
 def is_sharded(module: torch.nn.Module) -> bool:

@@ -137,7 +137,7 @@ def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Avg@k, Pass@k and greedy accuracy of a model, by temperature policy.")
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
-    parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
+    parser.add_argument("--model", default="base_model", help="a run's or Hugging Face folder, hub id or id@revision")
     parser.add_argument("--benchmark", nargs="+", default=["countdown"], help="names (see tasks.py) or .jsonl files")
     parser.add_argument(
         "--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, ..."

@@ -255,7 +255,7 @@ def show(pieces: list[str], temperatures: list[float], colours: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
-    parser.add_argument("--model", default="base_model", help="a run's folder, any Hugging Face folder, or a hub id")
+    parser.add_argument("--model", default="base_model", help="a run's or Hugging Face folder, hub id or id@revision")
     parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
     parser.add_argument("--policy", default="", help="own (default where there is one), greedy, 0.7, ead, edt")
     parser.add_argument(

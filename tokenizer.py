@@ -36,7 +36,8 @@ from pathlib import Path
 import regex  # comes with tiktoken: Python's own `re` does not know \p{L}
 import tiktoken
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
+SAVED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # as they were read
+FILES = (*SAVED, "config.json", "generation_config.json")
 # The split of a ByteLevel pre-tokenizer that brings no regex of its own.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # "Digits" cuts out each digit, and GPT2_PATTERN then sees only the text between two. In one pass: a digit is a piece
@@ -55,15 +56,19 @@ NEVER = 1 << 32  # a rank above every other
 def load(name_or_path: str | Path) -> "Tokenizer":
     """The tokenizer of a folder in Hugging Face format, or of a model on the hub such as "Qwen/Qwen3-0.6B".
 
+    `id@revision` is that branch, tag or commit of the hub's model.
     Raises FileNotFoundError where there is no such model and ValueError for a tokenizer that tiktoken cannot represent.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
+        hub_id, at, revision = str(name_or_path).partition("@")
+        if at and not revision:  # not silently what is newest: a variable of the shell may have been empty
+            raise FileNotFoundError(f"{name_or_path}: no revision after the @")
         try:
             from huggingface_hub import snapshot_download  # here, since a local folder needs no hub
 
-            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(FILES)))
-        except Exception as error:  # not a hub id, no such model, no network, no permission, no hub library
+            folder = Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=list(FILES)))
+        except Exception as error:  # not a hub id, no such model or revision, no network, no permission, no hub library
             reason = f"neither a folder here nor a model that the hub gave ({type(error).__name__})"
             raise FileNotFoundError(f"{name_or_path}: {reason}; check the name") from error
     if not (folder / FILES[0]).is_file():
@@ -76,7 +81,7 @@ class Tokenizer:
 
     def __init__(self, folder: Path):
         file = folder / FILES[0]
-        self._files = {name: (folder / name).read_bytes() for name in FILES[:2] if (folder / name).is_file()}
+        self._files = {name: (folder / name).read_bytes() for name in SAVED if (folder / name).is_file()}
         spec = read_json(file)
         try:
             check_parts(spec)
@@ -155,9 +160,15 @@ class Tokenizer:
         return self._added.get(content)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, and tokenizer_config.json if there was one, byte for byte as they were read."""
+        """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja, byte for byte as they were read.
+
+        Where there was no tokenizer_config.json, one that has transformers, and engines which load through it, take
+        tokenizer.json as it stands: without, they would split text by the rules of the model's family.
+        """
+        ends = [content for content, i in self._added.items() if i in self.eos_ids]
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"eos_token": ends[0]} if ends else {})
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in self._files.items():
+        for name, content in ({"tokenizer_config.json": json.dumps(config).encode()} | self._files).items():
             Path(folder, name).write_bytes(content)
 
 

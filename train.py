@@ -111,7 +111,8 @@ def train(c: config.Config, parts: "Parts") -> None:
         # ---- look, and save: with several processes, the first looks and writes, and the others wait ----
         metrics |= {"seconds/rollout": sampled - started, "seconds/update": time.perf_counter() - sampled}
         metrics, is_best = distributed.mean(metrics), False
-        distributed.refresh(sampler, transformer)
+        if update_tokens:
+            distributed.refresh(sampler, transformer)
         if is_first:
             if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
                 every = max(1, len(held_out) // c.eval_problems)  # spread over all: the first may be the easiest

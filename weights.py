@@ -15,7 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json"]
+HUB_FILES = [
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
+    "chat_template.jinja",
+]  # fmt: skip
+INDEX = "model.safetensors.index.json"
 LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 NAMES = {  # our parameter names -> Llama's, which Qwen shares, and GPT-2's
     "llama": dict(
@@ -106,17 +110,25 @@ def their_name(ours: str, family: str) -> str:
 
 
 def find_folder(name_or_path: str | Path) -> Path:
-    """A folder as it is; a hub id is fetched: configuration, safetensors and tokenizer only, never pickles."""
+    """A folder as it is; a hub id is fetched: configuration, safetensors and tokenizer only, never pickles.
+
+    `id@revision` is that branch, tag or commit of the model; an id alone, what its main branch holds today.
+    """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    if str(name_or_path).count("/") > 1 or str(name_or_path).startswith((".", "/", "~")):
+    hub_id, at, revision = str(name_or_path).partition("@")
+    if hub_id.count("/") > 1 or hub_id.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name_or_path}: no such folder")
+    if at and not revision:  # not silently what is newest: a variable of the shell may have been empty
+        raise FileNotFoundError(f"{name_or_path}: no revision after the @")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name_or_path), allow_patterns=HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub's errors have many types; the user needs one line
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # The first one may be a bare "404 Client Error."; the next says of what.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line[:3].isdigit()]
+        reason = (lines or [type(error).__name__])[0]
         raise FileNotFoundError(f"{name_or_path}: neither a folder nor a model that the hub gives ({reason})") from None
 
 
@@ -132,8 +144,13 @@ def read_json(file: Path) -> dict:
 
 def open_tensors(folder: Path, device) -> dict:
     """{tensor name: a function that reads it} over one or many safetensors files; pickled weights are never read."""
-    index = folder / "model.safetensors.index.json"
-    names = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    index, names = folder / INDEX, {"model.safetensors"}
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        plain = isinstance(weight_map, dict) and all(type(f) is str and f == Path(f).name for f in weight_map.values())
+        if not plain or not weight_map:
+            raise ValueError(f"{index}: no weight_map from tensors to files of this folder")
+        names = set(weight_map.values())
     tensors = {}
     for file in sorted(folder / name for name in names):
         if not file.is_file():
@@ -174,7 +191,10 @@ def read_state(
 
 
 def write_state(folder: Path, state: dict[str, Tensor], family: str) -> None:
-    """The inverse of `read_state`: one model.safetensors."""
+    """The inverse of `read_state`: one model.safetensors, and the index that names it.
+
+    Inference engines read every *.safetensors of a folder that has no index, and a run's temperature head lies beside.
+    """
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():
         theirs, tensor = their_name(ours, family), tensor.detach().cpu()
@@ -184,3 +204,6 @@ def write_state(folder: Path, state: dict[str, Tensor], family: str) -> None:
                 tensor = torch.cat((tensors[theirs], tensor), dim=-1)
         tensors[theirs] = tensor.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    size = {"total_size": sum(tensor.nbytes for tensor in tensors.values())}
+    index = {"metadata": size, "weight_map": dict.fromkeys(sorted(tensors), "model.safetensors")}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@
 
 Each run is a fork that is killed once: in turn while it samples, while it updates, and while it saves.  It is resumed
 (started again, where there was no checkpoint yet) and must end with the same metrics, completions, weights and optimizers,
-bit for bit.  test_fault_injection.py does three kills with the other tests.
+bit for bit.  test_injection.py does three kills with the other tests.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python tests/fuzz.py --cases 2000
 
 A case is one command in a process of its own (a fork: 20 ms).  It may work or refuse; it may not end in a traceback, by a
-signal, with another exit code than 0, 1 or 2, or hang.  test_fuzz.py runs a few of them with the other tests.
+signal, with another exit code than 0, 1 or 2, or hang.  test_injection.py runs a few of them with the other tests.
 """
 
 import argparse
@@ -194,6 +194,7 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
     names = [
         "config.json",
         "model.safetensors",
+        "model.safetensors.index.json",
         "tokenizer.json",
         "generation_config.json",
         "temperature_head.safetensors",

@@ -384,6 +384,8 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
     [
         (dict(model="./absent"), "absent: no such folder"),
         (dict(model="nobody/nothing"), "nobody/nothing: neither a folder nor a model that the hub gives"),
+        (dict(model="nobody/nothing@v1"), "nobody/nothing@v1: neither a folder nor a model that the hub gives"),
+        (dict(model="nobody/nothing@"), "nobody/nothing@: no revision after the @"),
         (dict(model="EMPTY"), "tokenizer.json"),
         (dict(preset="qwen9"), "--preset 'qwen9'"),
         (dict(token_objective="pass@3"), "pass@3 needs 1 <= k <= samples per prompt, which is 2"),

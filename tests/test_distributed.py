@@ -1,8 +1,11 @@
 """distributed.py: two processes (gloo, on the CPU) take the step of one; and whole runs under torchrun."""
 
+import doctest
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,10 @@ import test_checkpoint
 import torch
 from safetensors.torch import load_file
 from test_checkpoint import metrics_of, state_file, words
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import baselines
 import checkpoint
 import config
 import distributed
@@ -65,6 +71,56 @@ def two_steps(folder: Path, is_sharded: bool, uneven: bool, settings: rl.StepSet
     return distributed.whole(transformer.state_dict()), head.state_dict(), told
 
 
+class Sent(TorchDispatchMode):
+    """Counts the bytes of what is gathered, scattered or summed while it is entered, of the whole tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes: Counter = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        kind = next(
+            (kind for kind in ("allreduce", "gather_into", "allgather", "reduce_scatter") if kind in str(function)), ""
+        )
+        if "c10d" in str(function) and kind:
+            tensors = [leaf for leaf in tree_leaves([args, result]) if isinstance(leaf, torch.Tensor)]
+            if kind == "allreduce":  # the result is the argument
+                tensors = tensors[: len(tensors) // 2]
+                self.bytes[kind] += sum(tensor.nbytes for tensor in tensors)
+            else:
+                self.bytes[kind.replace("allgather", "gather_into")] += max(tensor.nbytes for tensor in tensors)
+        return result
+
+
+SIZES = dict(layers=3, d=16, heads=2, kv_heads=1, d_head=8, mlp=24, vocabulary=258)
+
+
+def traffic(is_sharded: bool) -> tuple[int, dict, dict, dict]:
+    """(micro-batches, bytes of a token step, of the copy after it, of a checkpoint)."""
+    s = SIZES
+    transformer = model.Transformer(
+        model.Config(
+            vocab_size=s["vocabulary"], d_model=s["d"], n_layers=s["layers"], n_heads=s["heads"],
+            n_kv_heads=s["kv_heads"], d_head=s["d_head"], d_mlp=s["mlp"], max_length=64, qk_norm=True, tied=True,
+        )
+    )  # fmt: skip
+    transformer.checkpointing = is_sharded  # layers computed again are not gathered again
+    rollout, advantage = make_rollout(transformer, baselines.make("1.0"))
+    advantage = torch.ones_like(advantage)
+    sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-2)
+    settings = rl.StepSettings(micro_batch_tokens=40)
+    with Sent() as step:
+        rl.token_step(transformer, optimizer, rollout, advantage, settings)
+    with Sent() as copied:
+        distributed.refresh(sampler, transformer)
+    with Sent() as saved:
+        distributed.whole([transformer.state_dict(), optimizer.state_dict()])
+    batches = len(list(rl.micro_batches(rollout, settings.micro_batch_tokens)))
+    return batches, dict(step.bytes), dict(copied.bytes), dict(saved.bytes)
+
+
 CASES = [
     (is_sharded, uneven, bonus)
     for is_sharded in (False, True)
@@ -81,18 +137,25 @@ def worker(folder: str, out: str) -> None:
     torch.set_num_threads(1)
     distributed.start("cpu")
     results = [two_steps(Path(folder), is_sharded, uneven, settings_of(bonus)) for is_sharded, uneven, bonus in CASES]
+    results += [traffic(is_sharded) for is_sharded in (False, True)]
     if distributed.is_first():
         torch.save(results, out)
     distributed.stop()
 
 
-def test_two_processes_take_the_step_of_one(base, tmp_path):
-    """To rounding: with tokens that fall unevenly, and where one process has nothing to learn; sharded or not."""
-    done = torchrun(Path(__file__), base, tmp_path / "results.pt")
+@pytest.fixture(scope="module")
+def results(base, tmp_path_factory) -> list:
+    """Of both processes' work: of each case, then of what was sent without shards and with."""
+    out = tmp_path_factory.mktemp("results") / "results.pt"
+    done = torchrun(Path(__file__), base, out)
     assert done.returncode == 0, done.stderr
-    results = torch.load(tmp_path / "results.pt", weights_only=True)
+    return torch.load(out, weights_only=True)
+
+
+def test_two_processes_take_the_step_of_one(base, results):
+    """To rounding: with tokens that fall unevenly, and where one process has nothing to learn; sharded or not."""
     first = model.load(base).state_dict()
-    for (_, uneven, bonus), (theta, phi, told) in zip(CASES, results, strict=True):
+    for (_, uneven, bonus), (theta, phi, told) in zip(CASES, results):
         expected_theta, expected_phi, expected = two_steps(base, False, uneven, settings_of(bonus))
         for found, wanted in ((theta, expected_theta), (phi, expected_phi)):
             for name in wanted:
@@ -102,6 +165,27 @@ def test_two_processes_take_the_step_of_one(base, tmp_path):
         assert any((theta[name] - first[name]).abs().max() > 1e-3 for name in theta)
         assert told["loss"] == pytest.approx(expected["loss"], rel=1e-4, abs=1e-7)
         assert told["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+
+
+def test_what_is_sent_is_what_scaling_md_says(results):
+    """Its tables are what its formulas print, and its formulas are what two processes hand to each other."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    test = doctest.DocTestParser().get_doctest(code, {}, "scaling.md", "scaling.md", 0)
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(test, out=said.append, clear_globs=False).failed == 0, "".join(said)
+    (_, plain, *nothing), (batches, step, copied, saved) = results[len(CASES) :]
+    sizes = test.globs["parameters"](*SIZES.values())
+    expected = {name: 2 * size for name, size in test.globs["sent"](*sizes, 2, batches, copied=4).items()}  # of a half
+    few = 100  # counts and norms
+    assert batches > 3 and nothing == [{}, {}]
+    assert 0 <= plain["allreduce"] - expected["sum of gradients"] / 2 <= few and set(plain) == {"allreduce"}
+    assert (
+        step["gather_into"] == expected["gather of weights"]
+        and step["reduce_scatter"] == expected["scatter of gradients"]
+    )
+    assert step["allreduce"] <= few
+    assert copied == {"gather_into": expected["copy"]} and saved == {"gather_into": expected["checkpoint"]}
 
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------
@@ -117,10 +201,12 @@ def lively(words: list[str]) -> list[str]:
 def test_a_run_on_two_processes_is_saved_and_resumed(base, tmp_path, more):
     """One metrics file, one checkpoint, one table; a resumed run is the unbroken one, sharded too."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = torchrun(*lively(words(base, whole, "--steps", "4", "--eval-every", "0", *more)))
+    looks = ["--eval-every", "0"] if more else ["--eval-every", "2", "--save-every", "1"]  # one checkpoint is the best
+    done = torchrun(*lively(words(base, whole, "--steps", "4", *looks, *more)))
     assert done.returncode == 0, done.stderr
     rows = metrics_of(whole)
     assert [row["step"] for row in rows] == [0, 1, 2, 3] and all(row["token/gradient_norm"] > 0 for row in rows)
+    assert ["eval/Avg@2" in row for row in rows] == [False, not more, False, False]
     assert (whole / "after.json").exists() and done.stdout.count("report:") == 1
     assert model.load(whole) and temperature_head.load(whole)
     before, after = load_file(base / "model.safetensors"), load_file(whole / "model.safetensors")

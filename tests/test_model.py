@@ -1,7 +1,9 @@
 """model.py against transformers: every family, whole sequences and token by token, ragged prompts, save and load."""
 
 import json
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -11,6 +13,7 @@ import weights
 from attention import Cache
 from decoder import Decoder
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, max_position_embeddings=128)
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -203,6 +206,88 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(FileNotFoundError, match="never from pickles"):
         model.load(tmp_path)
+
+
+def test_an_index_without_files_is_refused(tmp_path):
+    model.save(model.load(ROOT / "base_model"), tmp_path)
+    index = tmp_path / weights.INDEX
+    for text, message in [
+        ("{}", "no weight_map"),
+        ('{"weight_map": {"a": 1}}', "no weight_map"),
+        ('{"weight_map": {"a": "../b"}}', "of this folder"),
+        ("[", "not a JSON"),
+    ]:
+        index.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            model.load(tmp_path)
+    index.unlink()
+    assert model.load(tmp_path)
+
+
+# ---- the hub --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list:
+    """A hub that holds the model of base_model/ under every name; the list grows by what it is asked for."""
+    asked: list = []
+
+    def snapshot_download(hub_id, *, revision=None, allow_patterns=None):
+        asked.append((hub_id, revision, allow_patterns))
+        return str(ROOT / "base_model")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "name, hub_id, revision",
+    [
+        ("gpt2", "gpt2", None),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", None),
+        ("Qwen/Qwen3-0.6B@v1.0", "Qwen/Qwen3-0.6B", "v1.0"),
+        ("Qwen/Qwen3-0.6B@refs/pr/12", "Qwen/Qwen3-0.6B", "refs/pr/12"),
+        ("gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e", "gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
+    ],
+)
+def test_a_hub_id_may_name_a_revision(name, hub_id, revision, hub):
+    assert model.load(name).config == model.load(ROOT / "base_model").config
+    ((asked, at, patterns),) = hub
+    assert (asked, at) == (hub_id, revision)
+    assert "*.safetensors" in patterns and not any("bin" in pattern or "pt" in pattern for pattern in patterns)
+
+
+def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, hub):
+    model.save(model.load(ROOT / "base_model"), tmp_path / "me@home")
+    assert model.load(tmp_path / "me@home") and not hub
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        model.load(tmp_path / "you@home")
+    with pytest.raises(FileNotFoundError, match="Qwen/Qwen3-0.6B@: no revision after the @"):
+        model.load("Qwen/Qwen3-0.6B@")
+    assert not hub
+
+
+@pytest.mark.parametrize(
+    "said, reason",
+    [
+        ("404 Client Error. (Request ID: a)\n\nRevision Not Found for url: https://x/y.", "Revision Not Found for url"),
+        (
+            "401 Client Error. (Request ID: a)\n\nCannot access gated repo for url https://x.\nAsk.",
+            "Cannot access gated",
+        ),
+        ("An error happened: please check your internet connection.\nMore.", "check your internet connection"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_a_hub_refuses_is_one_line(said, reason, monkeypatch):
+    def snapshot_download(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(FileNotFoundError, match=reason) as raised:
+        model.load("someone/model@main")
+    line = str(raised.value)
+    assert line.startswith("someone/model@main: neither a folder nor a model that the hub gives (") and "\n" not in line
 
 
 def test_checkpointing_gives_the_same_gradient(pair):

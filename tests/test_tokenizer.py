@@ -365,7 +365,7 @@ def test_missing_files_and_bad_json(tmp_path):
         tokenizer.load(tmp_path)
 
 
-def test_hub_id_asks_for_four_small_files(tmp_path, monkeypatch):
+def test_hub_id_asks_for_the_small_files(tmp_path, monkeypatch):
     import huggingface_hub
 
     asked = {}
@@ -374,13 +374,21 @@ def test_hub_id_asks_for_four_small_files(tmp_path, monkeypatch):
         huggingface_hub, "snapshot_download", lambda name, **more: asked.update(more, name=name) or str(folder)
     )
     assert tokenizer.load("someone/model").vocab_size == 257
-    assert asked["name"] == "someone/model"
+    assert asked["name"] == "someone/model" and asked["revision"] is None
     assert set(asked["allow_patterns"]) == {
         "tokenizer.json",
         "tokenizer_config.json",
+        "chat_template.jinja",
         "config.json",
         "generation_config.json",
     }
+    tokenizer.load("someone/model@refs/pr/1")
+    assert asked["name"] == "someone/model" and asked["revision"] == "refs/pr/1"
+    asked.clear()
+    with pytest.raises(FileNotFoundError, match="someone/model@: no revision after the @"):
+        tokenizer.load("someone/model@")
+    write(tmp_path / "me@home", tokenizer.byte_level_file([]))
+    assert tokenizer.load(tmp_path / "me@home").vocab_size == 256 and not asked
 
 
 def test_eos_ids_sources(tmp_path):
@@ -418,10 +426,30 @@ def test_save_keeps_the_files_byte_for_byte(tmp_path):
     (folder / "tokenizer.json").write_text(
         json.dumps(tokenizer.byte_level_file(["<|end|>"]), indent=3) + "\r\n", newline=""
     )
+    (folder / "chat_template.jinja").write_text("{{ messages }}\r\n", newline="")
     tokenizer.load(folder).save(tmp_path / "new" / "b")
-    assert {file.name for file in (tmp_path / "new" / "b").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {file.name for file in (tmp_path / "new" / "b").iterdir()} == names
     for file in folder.iterdir():
         assert (tmp_path / "new" / "b" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_saved_tokenizer_is_read_by_transformers_as_it_stands(tmp_path):
+    """Also where the folder came without a tokenizer_config.json: a Qwen model does not split digits, this file does."""
+    transformers = pytest.importorskip("transformers")
+    spec = tokenizer.byte_level_file([])
+    spec["pre_tokenizer"] = sequence({"type": "Digits", "individual_digits": True}, spec["pre_tokenizer"])
+    spec["model"]["vocab"], spec["model"]["merges"] = tokenizer.BYTE_OF | {"12": 256}, ["1 2"]
+    spec["added_tokens"] = tokenizer.byte_level_file(["<|end|>"])["added_tokens"]
+    spec["added_tokens"][0]["id"] = 257
+    config = {"model_type": "qwen3", "eos_token_id": 257}
+    ours = tokenizer.load(write(tmp_path / "a", spec, config=config))
+    ours.save(tmp_path / "b")
+    (tmp_path / "b" / "config.json").write_bytes((tmp_path / "a" / "config.json").read_bytes())
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+    text = "a12 e\u0301 12"
+    assert theirs(text)["input_ids"] == ours.encode(text) and 256 not in ours.encode(text)
+    assert theirs.eos_token_id == 257 and tokenizer.load(tmp_path / "b").eos_ids == {257}
 
 
 def test_byte_level_file_reads_the_same_everywhere(tmp_path):
