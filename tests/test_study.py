@@ -35,8 +35,10 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
 
 def test_every_method_is_tuned_on_as_many_settings():
     assert {len(settings) for settings in (*study.TUNED.values(), study.GRID)} == {8}
-    chosen = study.RULES | {"TAMPO": study.TAMPO}
-    assert all(chosen[name] in [policy for policy, _ in study.TUNED[name]] for name in chosen)
+    for name, policy in (study.RULES | {"TAMPO": study.TAMPO}).items():
+        assert policy in [of for of, _ in study.TUNED[name]], name
+    for name, flags in (("sequence", study.SEQUENCE), ("head", study.HEAD)):
+        assert study.PASS | flags in [of for _, of in study.TUNED[name]], name
 
 
 def test_every_trial_is_a_run_that_train_accepts():
