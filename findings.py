@@ -20,7 +20,6 @@ import plot
 import study
 import tasks
 import temperature_head
-from introspect import student
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
 
@@ -95,37 +94,57 @@ def above(point: tuple[float, float], others: list[tuple[float, float]]) -> floa
     return point[1] - float(np.interp(point[0], avg, some))
 
 
-def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
-    """Markdown: how far above the frontier each method lies, mean over its seeds.
+def height(
+    method: list[dict], others: list[tuple[list[dict], str]], resamples: int = 300
+) -> tuple[float, float, float]:
+    """How far a method's own policy lies above the frontier of others (results, policy), with its 95% bounds.
 
-    Two frontiers: of the fixed temperatures as they trained; and of their tokens under the other temperatures too.
+    Seeds and problems are drawn anew, the same problems for all.  A frontier is a maximum, and of noisy points one that is
+    too high: the height errs on the low side.
+    """
+    tables = [
+        np.stack([100 * per_problem(results, policy, metric) for metric in ("Avg", "Pass")])
+        for results, policy in [(method, "own"), *others]
+    ]  # (2, seeds, problems) each
+    draw, found, count = np.random.default_rng(0), [], tables[0].shape[2]
+    for resample in range(resamples + 1):  # the first as it is
+        problems = draw.integers(count, size=count) if resample else np.arange(count)
+        points = []
+        for table in tables:
+            seeds = draw.integers(table.shape[1], size=table.shape[1]) if resample else np.arange(table.shape[1])
+            avg, some = table[:, seeds].mean(1)[:, problems].mean(1)
+            points.append((float(avg), float(some)))
+        found.append(above(points[0], points[1:]))
+    low, high = np.percentile(found[1:], [2.5, 97.5])
+    return found[0], float(low), float(high)
+
+
+def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
+    """Markdown: how far above the frontier of the fixed temperatures each method lies, with intervals.
+
+    In brackets a higher frontier where there is one: the fixed ones' tokens under other temperatures too, and those of `longer`.
     """
     regimes = {
         regime: methods for regime, methods in found.items() if any(name.startswith("fixed") for name in methods)
     }
-    fronts: dict[str, tuple[list, list]] = {}
-
-    def mean_point(results: list[dict], policy: str) -> tuple[float, float]:
-        return tuple(100 * per_problem(results, policy, metric).mean() for metric in ("Avg", "Pass"))
-
-    for regime, methods in regimes.items():
-        fixed = [results for name, results in methods.items() if name.startswith("fixed")]
-        own = [mean_point(results, "own") for results in fixed]
-        decoded = [mean_point(r, policy) for r in fixed for policy in ("0.3", "0.7") if policy in r[0]["evaluations"]]
-        fronts[regime] = own, own + decoded
+    hidden = ("short", "tokens", "longer", "greedy")
     names = dict.fromkeys(
-        n for methods in regimes.values() for n in methods if not n.startswith(("fixed", "short", "tokens", "greedy"))
+        name
+        for methods in regimes.values()
+        for name in methods
+        if name not in hidden and not name.startswith(("fixed", "longer, fixed"))
     )
     lines = ["| Pass@8 above the frontier | " + " | ".join(regimes) + " |", "|---" * (len(regimes) + 1) + "|"]
     for name in names:
         cells = []
-        for regime, methods in regimes.items():
-            heights = [
-                [above(mean_point([result], "own"), front) for result in methods.get(name, [])]
-                for front in fronts[regime]
-            ]
-            text = [student(h, 1) if h else "" for h in heights]
-            cells.append(text[0] if text[0] == text[1] else f"{text[0]} ({text[1]})")
+        for methods in regimes.values():
+            own = [(results, "own") for other, results in methods.items() if other.startswith("fixed")]
+            more = [(results, at) for results, _ in own for at in ("0.3", "0.7") if at in results[0]["evaluations"]]
+            more += [(results, "own") for other, results in methods.items() if other.startswith("longer, fixed")]
+            text = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*height(methods[name], own))] if name in methods else []
+            if text and more:
+                text.append("({:+.1f} [{:+.1f}, {:+.1f}])".format(*height(methods[name], own + more)))
+            cells.append(" ".join(text))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -148,10 +167,15 @@ def frontier(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         points = {
             name: [[100 * x for x in interval(per_problem(results, "own", metric))] for metric in ("Avg", "Pass")]
             for name, results in methods.items()
-            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in ("short", "tokens")
+            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in ("short", "tokens", "longer")
         }
         fixed = {name: point for name, point in points.items() if name.startswith("fixed")}
+        longer = {name: point for name, point in points.items() if name.startswith("longer, fixed")}
+        points = {name: point for name, point in points.items() if name not in longer}
         axis.plot([p[0][0] for p in fixed.values()], [p[1][0] for p in fixed.values()], color="0.6", zorder=1)
+        if longer:
+            curve = [[p[i][0] for p in longer.values()] for i in (0, 1)]
+            axis.plot(*curve, color="0.6", linestyle=":", zorder=1, label="fixed, tokens trained longer")
         markers = itertools.cycle("osD^vP*XpdhH<>")
         for name, (avg, some) in points.items():
             error = dict(
@@ -191,7 +215,7 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         for row, metric in enumerate(("reward", "groups_with_signal")):
             axis = axes[row][column]
             for name, results in methods.items():
-                if "tokens first" in name or name in ("short", "tokens"):
+                if "tokens first" in name or name in ("short", "tokens", "longer"):
                     continue
                 shortest = min(len(r["metrics"]) for r in results)
                 curves = [plot.smooth([line[metric] for line in r["metrics"][:shortest]])[0] for r in results]

@@ -106,6 +106,20 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert 50 <= covered <= 60, covered
 
 
+def test_height_is_pass_above_the_frontier_with_an_interval_that_holds_it():
+    draw = np.random.default_rng(0)
+
+    def results(rate: float) -> list[dict]:  # of three seeds, every problem as hard: Pass@8 = 1 - (1 - rate)^8
+        return [{"evaluations": {"own": {"samples": 8, "successes": draw.binomial(8, rate, 3000)}}} for _ in range(3)]
+
+    others = [(results(rate), "own") for rate in (0.02, 0.1)]
+    found, low, high = findings.height(results(0.2), others)
+    truth = 100 * (0.9**8 - 0.8**8)  # right of all others the frontier is level
+    assert low < truth < high and high - low < 6 and low < found < high
+    found, low, high = findings.height(results(0.1), others)
+    assert low < 0 < high and abs(found) < 2
+
+
 def test_explained_is_the_share_that_features_tell():
     draw = np.random.default_rng(0)
     features, noise = draw.normal(size=(4000, 3)), draw.normal(size=4000)
