@@ -58,7 +58,7 @@ class Config:
     tau_min: float = option(0.1, "lowest temperature, above 0")
     tau_max: float = option(1.5, "highest temperature")
     temperature_lr: float = option(3e-3, "learning rate of phi")
-    temperature_epochs: int = option(4, "optimizer steps on each rollout")
+    temperature_epochs: int = option(2, "optimizer steps on each rollout")
     temperature_entropy: float = option(0.0, "weight of an entropy bonus")
     # both
     clip_low: float = option(0.2, "PPO: ratios below 1 - this gain nothing more")
