@@ -79,14 +79,14 @@ ALL = ["frozen", "finished", *TOKEN_LR]
 
 
 class Size(NamedTuple):
-    alone: int  # steps where temperatures learn alone, each of twice as many prompts
+    alone: int  # steps where temperatures learn alone
     steps: int  # where both learn
     prompts: int  # a step, of 16 samples each
     problems: int
     seeds: int
 
 
-FULL, QUICK = Size(200, 100, 16, 1000, 5), Size(20, 15, 16, 200, 1)
+FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
 
 
 class NoGate(temperature_head.TemperatureHead):
@@ -140,11 +140,11 @@ def trials(size: Size, regimes: list[str]) -> list[Trial]:
         flags = None if flags is None else common | flags
         made.extend(Trial(regime, method, seed, policy, flags, after) for seed in range(size.seeds))
 
-    alone = {"schedule": "temperature", "steps": size.alone, "prompts_per_step": 2 * size.prompts}
+    alone = {"schedule": "temperature", "steps": size.alone}
     after_tokens = alone | {"steps": size.alone // 2}
     if "finished" in regimes:
         rate = {"token_lr": TOKEN_LR["fast"]}
-        add("finished", "tokens", BEST_FIXED, rate | {"steps": size.alone})
+        add("finished", "tokens", BEST_FIXED, rate)
         add("finished", "longer", BEST_FIXED, after_tokens | rate | {"schedule": "tokens"}, after="tokens")
         for name in GRID:
             add("finished", f"longer, fixed {name}", name, None, after="longer")
@@ -257,7 +257,7 @@ def tune(root: Path, size: Size, jobs: int) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = dict(
-        schedule="temperature", steps=size.alone // 4, prompts_per_step=2 * size.prompts, tau_min=0.05, eval_every=0,
+        schedule="temperature", steps=size.alone // 4, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
         print_every=0, final_problems=8, save_every=10**6,
     )  # fmt: skip
     settings = [setting for of_method in TUNED.values() for setting in of_method] + [(name, None) for name in GRID]
@@ -285,7 +285,7 @@ def main() -> None:
         "--list", action="store_true", help="say what there is to do and what of it is done; do nothing"
     )
     parser.add_argument("--regimes", nargs="+", default=ALL, help=", ".join(ALL))
-    parser.add_argument("--methods", default="", help="only methods whose name holds this")
+    parser.add_argument("--methods", nargs="+", default=[""], help="only methods whose name holds one of these")
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--out", default="", help="folder of the trials [runs/study, or runs/study-quick]")
@@ -301,7 +301,7 @@ def main() -> None:
     root = Path(arguments.out or ("runs/study-quick" if arguments.quick else "runs/study"))
     if arguments.tune:
         return tune(root, size, arguments.jobs)
-    todo = [trial for trial in trials(size, arguments.regimes) if arguments.methods in trial.method]
+    todo = [t for t in trials(size, arguments.regimes) if any(name in t.method for name in arguments.methods)]
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
     missing = {t.after for t in todo if t.after and t._replace(method=t.after)[:3] not in {other[:3] for other in todo}}
     missing = {name for name in missing if not list(root.glob(f"*/{name}/seed-*/result.json"))}
