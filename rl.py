@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 import distributed
 import faults
 from attention import Packed
+from micro_batches import micro_batches, prompts_are_worth_sharing
 from sample import Rollout, token_policy
 from temperature_head import Action
 
@@ -107,20 +108,6 @@ def drawing_states(transformer, rollout: Rollout) -> Tensor:
         return transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
 
 
-def begins_a_prompt(rollout: Rollout) -> Tensor:
-    """(B,) whether a row's prompt is not that of the row before it."""
-    first, longest = torch.ones_like(rollout.finished), int(rollout.prompt_lengths.max())
-    prompts = rollout.tokens[:, :longest] * ~rollout.mask[:, :longest]
-    first[1:] = (prompts[1:] != prompts[:-1]).any(1) | (rollout.prompt_lengths[1:] != rollout.prompt_lengths[:-1])
-    return first
-
-
-def prompts_are_worth_sharing(rollout: Rollout) -> bool:
-    """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
-    again = rollout.prompt_lengths[~begins_a_prompt(rollout)].sum()
-    return bool(again > 0.2 * (rollout.prompt_lengths.sum() + rollout.mask.sum()))
-
-
 def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, entropy: bool):
     """(n,) log pi_theta of the tokens drawn, and the entropies: the only place in training where logits exist."""
     with transformer.autocast():
@@ -183,44 +170,6 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, setting
     ratio = (log_probs - old).exp()
     clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     return -torch.minimum(ratio * advantage, clipped * advantage)
-
-
-def micro_batches(rollout: Rollout, token_budget: int):
-    """Row indices, so that rows * longest stays within the budget (or one row alone).
-
-    Rows of like length are together, so that little is padding; or those of a prompt, where it is worth sharing.
-    """
-    if prompts_are_worth_sharing(rollout):
-        yield from whole_groups(rollout, token_budget)
-        return
-    lengths = rollout.prompt_lengths + rollout.mask.sum(1)
-    start, order = 0, lengths.argsort(descending=True)
-    while start < len(order):
-        rows = max(1, token_budget // int(lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
-
-
-def whole_groups(rollout: Rollout, token_budget: int):
-    """Neighbouring rows, so that prompts + rows * longest completion stays within the budget: a prompt counts once.
-
-    Cut between two prompts, unless the samples of one are more than the budget.
-    """
-    fields = (begins_a_prompt(rollout), rollout.prompt_lengths, rollout.mask.sum(1))
-    first, prompts, completions = (field.tolist() for field in fields)
-    start, rows = 0, len(first)
-    while start < rows:
-        read, longest, end, whole = 0, 0, start, start
-        while end < rows:
-            read += prompts[end] if first[end] or end == start else 0
-            longest = max(longest, completions[end])
-            if end > start and read + (end + 1 - start) * longest > token_budget:
-                break
-            end += 1
-            whole = end if end == rows or first[end] else whole
-        stop = whole if whole > start else end
-        yield torch.arange(start, stop, device=rollout.mask.device)
-        start = stop
 
 
 def token_step(
