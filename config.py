@@ -117,6 +117,11 @@ def parse(words: list[str]) -> Config:
         chosen = checkpoint.configuration(run) | {"out": str(run)} | flags  # the folder may have been moved
         if unknown := set(chosen) - {f.name for f in dataclasses.fields(Config)}:
             raise ValueError(f"{run}: {min(unknown)!r} is no setting of this version, so it cannot resume this run")
+        for f in dataclasses.fields(Config):
+            if type(chosen.get(f.name, f.default)) not in ((float, int) if f.type is float else (f.type,)):
+                raise ValueError(
+                    f"{run}: {f.name} is {chosen[f.name]!r} in its {checkpoint.CONFIG}, which is no {f.type.__name__}"
+                )
     return Config(**chosen)
 
 

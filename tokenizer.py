@@ -73,7 +73,13 @@ def load(name_or_path: str | Path) -> "Tokenizer":
             raise FileNotFoundError(f"{name_or_path}: {reason}; check the name") from error
     if not (folder / FILES[0]).is_file():
         raise FileNotFoundError(f"{folder}: there is no tokenizer.json in it; transformers' save_pretrained writes one")
-    return Tokenizer(folder)
+    try:
+        return Tokenizer(folder)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:  # a part has another shape
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{folder / FILES[0]}: its parts are not those of a tokenizer ({problem}); fetch it again"
+        ) from error
 
 
 class Tokenizer:

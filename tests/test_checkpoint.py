@@ -463,6 +463,15 @@ def test_a_run_with_other_settings_is_not_resumed(base, unbroken, tmp_path):
         go(base, tmp_path / "empty", "--resume")
 
 
+def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    file = checkpoint.whole_checkpoints(run)[-1] / checkpoint.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tau_max": "hot"}))
+    with pytest.raises(ValueError, match="tau_max is 'hot' in its run.json, which is no float"):
+        config.parse(["--out", str(run), "--resume"])
+
+
 # ---- order of problems, and the generator of a step -----------------------------------------------------------------
 
 

@@ -365,6 +365,16 @@ def test_missing_files_and_bad_json(tmp_path):
         tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "part, odd", [("model", 0.5), ("post_processor", {"a": 1}), ("pre_tokenizer", [1]), ("added_tokens", [{}])]
+)
+def test_a_file_whose_parts_are_something_else_is_refused(tmp_path, part, odd):
+    spec = json.loads((Path(__file__).resolve().parent.parent / "base_model" / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {part: odd}))
+    with pytest.raises(ValueError, match="tokenizer.json: "):
+        tokenizer.load(tmp_path)
+
+
 def test_hub_id_asks_for_the_small_files(tmp_path, monkeypatch):
     import huggingface_hub
 
