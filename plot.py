@@ -284,12 +284,17 @@ def main() -> None:
         for file in draw(run, evaluations):
             print(file)
         samples = read(run / "samples.jsonl")[-4:] if (run / "samples.jsonl").is_file() else []
+        for row in samples:
+            completion = sample.show(row["pieces"], row["taus"], sys.stdout.isatty())
+            print(f"step {row['step']}  {row['problem'][:60]} {completion}")
     except (ValueError, OSError) as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)
-    for row in samples:
-        completion = sample.show(row["pieces"], row["taus"], sys.stdout.isatty())
-        print(f"step {row['step']}  {row['problem'][:60]} {completion}")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # JSON, and something else than a run writes
+        print(
+            f"plot.py: {run}: its files are not as a run left them ({type(error).__name__}: {error})", file=sys.stderr
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

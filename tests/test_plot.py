@@ -187,3 +187,16 @@ def test_the_page_in_a_browser(run, tmp_path, width, columns, dark):
         assert said in seen["tip"], seen["tip"]
     assert (sum(map(int, seen["page"][4:-1].split(","))) < 150) == dark  # the reader's scheme
     assert (sum(map(int, seen["ink"][4:-1].split(","))) > 600) == dark
+
+
+def test_files_that_no_run_has_written_end_in_a_line(run, monkeypatch, capsys):
+    (run / "before.json").write_text(json.dumps({"own": {"Avg@8": {"a": 1}, "Avg@8 95%": [0, 1]}}))
+    monkeypatch.setattr("sys.argv", ["plot.py", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        plot.main()
+    said = capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and said.startswith(f"plot.py: {run}: its files are not as a run left them")
+        and said.count("\n") == 1
+    )
