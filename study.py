@@ -9,7 +9,7 @@ test problems under its own policy, at two common temperatures and greedily (are
 
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
-    slow, fast    both learn, the tokens at a rate of 3e-5, or 2e-4 (that of the default run)
+    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's)
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
 methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
@@ -74,7 +74,7 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
     "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
-TOKEN_LR = {"slow": 3e-5, "fast": 2e-4}
+TOKEN_LR = {"3e-6": 3e-6, "1e-5": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
 ALL = ["frozen", "finished", *TOKEN_LR]
 
 
@@ -143,7 +143,7 @@ def trials(size: Size, regimes: list[str]) -> list[Trial]:
     alone = {"schedule": "temperature", "steps": size.alone}
     after_tokens = alone | {"steps": size.alone // 2}
     if "finished" in regimes:
-        rate = {"token_lr": TOKEN_LR["fast"]}
+        rate = {"token_lr": TOKEN_LR["2e-4"]}
         add("finished", "tokens", BEST_FIXED, rate)
         add("finished", "longer", BEST_FIXED, after_tokens | rate | {"schedule": "tokens"}, after="tokens")
         for name in GRID:

@@ -53,7 +53,7 @@ def test_every_trial_is_a_run_that_train_accepts():
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "QUICK", study.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
-    words = ["study.py", "--quick", "--regimes", "frozen", "slow", "--jobs", "1", "--out", str(tmp_path)]
+    words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1", "--out", str(tmp_path)]
 
     def here(command, *more) -> str:
         monkeypatch.setattr(sys, "argv", [*more])
@@ -72,7 +72,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert [line.split()[0] for line in listed.splitlines()] == ["done"] * 4
     here(study, *words, "--methods", "fixed 0.7")
     assert before == {file: file.stat().st_mtime_ns for file in results}, "what is done is not done again"
-    last = json.loads((tmp_path / "slow" / "head-pass@8-tokens-first" / "seed-1" / "result.json").read_text())
+    last = json.loads((tmp_path / "3e-5" / "head-pass@8-tokens-first" / "seed-1" / "result.json").read_text())
     assert set(last["evaluations"]) == {"own", "0.3", "0.7", "greedy"} and len(last["metrics"]) == 1
     assert len(last["evaluations"]["own"]["successes"]) == 6
 
