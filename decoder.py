@@ -6,7 +6,8 @@ weights are in the dtype of computation, so that no token pays for a conversion.
 when a rollout begins, which takes less than one of its steps, and go when it ends: training has their memory, and no copy
 can be out of date.
 
-On CUDA a step is captured as a graph and replayed.  (Written for CUDA, and so far run on a CPU only.)
+On CUDA a step is captured as a graph and replayed.  (Written for CUDA, and so far run on a CPU only, with a
+stand-in for the graph: tests/test_sample.py.)
 """
 
 from typing import Any
@@ -82,6 +83,10 @@ class Decoder:
                 wide = F.silu(gate) * wide
             x = x + F.linear(wide, *down)
         return model.norm(x)
+
+
+def can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 class Graph:

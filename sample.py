@@ -25,7 +25,7 @@ import tasks
 import tokenizer
 import weights
 from attention import Cache
-from decoder import Decoder, Graph
+from decoder import Decoder, Graph, can_capture
 
 BLOCK = 128  # tokens of the vocabulary that are drawn from as one, and then among
 
@@ -163,7 +163,7 @@ def generate(
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     eos = torch.tensor(sorted(eos_ids), device=device)
-    on_cuda, decoder = device.type == "cuda", Decoder(transformer)
+    on_cuda, decoder = can_capture(device), Decoder(transformer)
     patience = (
         16 if on_cuda and on_token is None else 1
     )  # steps between looks at who has ended: a GPU would wait for each

@@ -1,13 +1,17 @@
 """sample.py: the cached, batched loop against a slow one that reads each row alone, and the draws against softmax."""
 
+import contextlib
 import math
+import types
 from dataclasses import fields
 
 import pytest
 import torch
 
 import baselines
+import decoder
 import model
+import rl
 import sample
 from temperature_head import TemperatureHead
 
@@ -365,3 +369,71 @@ def test_colours_go_from_cold_to_hot_and_survive_any_temperature():
     assert all(shade.endswith("x\x1b[0m") for shade in shades)
     assert "\n" not in sample.show(["a\n", "b"], [1.0, 0.5], colours=True)
     assert sample.show(["a\n", "b"], [1.0, 0.5], colours=False).count("[") == 2
+
+
+# ---- the graph of CUDA, with a stand-in ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(monkeypatch) -> list:
+    """CUDA's branch of the loop on a CPU: a graph that runs the step again at every replay, on the capture's own tensors.
+
+    As CUDA's does, it reads the token from where it lay, writes its result over the last one, and knows nothing of Python's
+    counters: they are what they were at the capture.  The list grows by one at each.
+    """
+    captures = []
+
+    class Recorded:
+        def replay(self):
+            used, self.cache.used = self.cache.used, self.used
+            self.hidden.copy_(self.decoder(self.token, self.cache))
+            self.cache.used = used
+
+    def capture(self, token, shape, really=decoder.Graph.capture):
+        really(self, token, shape)
+        self.graph.cache, self.graph.used, self.graph.token = self.cache, self.cache.used, self.token
+        self.graph.decoder, self.graph.hidden = self.decoder, self.hidden
+        captures.append(shape)
+
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {
+        "Stream": lambda: stream, "current_stream": lambda: stream, "stream": contextlib.nullcontext, "CUDAGraph": Recorded,
+        "graph": contextlib.nullcontext, "device": contextlib.nullcontext,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(decoder.Graph, "capture", capture)
+    monkeypatch.setattr(sample, "can_capture", lambda device: True)
+    return captures
+
+
+@pytest.mark.parametrize(
+    "ends, new, least", [({5, 6, 7, 8}, 300, 3), (set(), 300, 2), (set(range(0, 300, 20)), 100, 2)]
+)
+def test_a_captured_step_is_the_step(captured, ends, new, least):
+    torch.manual_seed(0)
+    config = model.Config(
+        vocab_size=300,
+        d_model=32,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        d_head=8,
+        d_mlp=48,
+        max_length=900,
+        qk_norm=True,
+    )
+    transformer, head = model.Transformer(config), TemperatureHead(32)
+    with torch.no_grad():
+        transformer.unembedding.weight.mul_(3)
+        head.w2.weight.mul_(30)
+    prompts = [list(range(1, 1 + length)) for length in (3, 17, 9, 5)]
+    rollout = sample.generate(transformer, head, prompts, 8, new, ends, torch.Generator().manual_seed(1), True)
+    assert len(captured) >= least, "again where rows have left, and every 256 tokens"
+    with torch.no_grad():
+        gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
+        hidden = transformer(rollout.tokens)[:, :-1][rollout.mask[:, 1:]]
+    assert gap.max() < 1e-4
+    torch.testing.assert_close(hidden, rollout.hidden[rollout.mask], rtol=1e-3, atol=1e-5)
+    for ids, keep, whole in zip(rollout.tokens, rollout.mask, rollout.finished.tolist()):
+        drawn = ids[keep].tolist()
+        assert not ends.intersection(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
