@@ -62,9 +62,8 @@ def spoil(monkeypatch, owner, name: str, at: set[int], how):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_moves_nothing(base, tmp_path, monkeypatch, capsys, bad):
     """The third step's token update is skipped and said; the state after it is the state before it; the run goes on."""
-    spoil(
-        monkeypatch, rl, "clipped_surrogate", {1 + 2 * 5}, lambda loss: loss * bad
-    )  # 1 token and 4 temperature epochs
+    a_step = config.Config.token_epochs + config.Config.temperature_epochs
+    spoil(monkeypatch, rl, "clipped_surrogate", {1 + 2 * a_step}, lambda loss: loss * bad)
     run = go(base, tmp_path / "run", "--save-every", "1", "--keep-checkpoints", "9")
     assert "token update skipped: the loss is" in capsys.readouterr().err
     metrics = metrics_of(run)
@@ -137,7 +136,10 @@ def test_out_of_memory_tries_a_smaller_micro_batch_once(base, tmp_path, monkeypa
 
     monkeypatch.setattr(rl, "micro_batches", full_above_60)
     run = go(base, tmp_path / "run", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
-    assert sizes == [100, 50, 100, 50, 50, 50, 50] + [50] * 10, "each side tries once, and keeps what fits"
+    epochs = config.Config.temperature_epochs
+    assert sizes == [100, 50, 100] + [50] * epochs + [50] * (1 + epochs) * 2, (
+        "each side tries once, and keeps what fits"
+    )
     assert capsys.readouterr().err.count("from here on with --micro-batch-tokens 50") == 2
     for row, other in zip(metrics_of(whole), metrics_of(run), strict=True):
         assert row["token/gradient_norm"] == pytest.approx(other["token/gradient_norm"], rel=1e-4)
