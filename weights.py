@@ -7,6 +7,7 @@ This file imports nothing local.  Use `model.load` and `model.save`; they call w
 """
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -109,8 +110,8 @@ def their_name(ours: str, family: str) -> str:
     return ".".join(names.get(part, part) for part in ours.split("."))
 
 
-def find_folder(name_or_path: str | Path) -> Path:
-    """A folder as it is; a hub id is fetched: configuration, safetensors and tokenizer only, never pickles.
+def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> Path:
+    """A folder as it is; of a hub id these files are fetched: configuration, safetensors and tokenizer, never pickles.
 
     `id@revision` is that branch, tag or commit of the model; an id alone, what its main branch holds today.
     """
@@ -124,7 +125,7 @@ def find_folder(name_or_path: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:  # the hub's errors have many types; the user needs one line
         # The first one may be a bare "404 Client Error."; the next says of what.
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line[:3].isdigit()]

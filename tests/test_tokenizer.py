@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenizer
+import tokenizer_file
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "tokenizers"
 NAMES = ["gpt2", "qwen2", "qwen2.5", "qwen3", "smollm2"]
@@ -207,7 +208,7 @@ def test_any_merges_are_equal_or_refused(tmp_path_factory, data):
     others = data.draw(
         st.permutations(sorted({*tokens[3:], *data.draw(st.lists(st.text("abc", min_size=2, max_size=5), max_size=2))}))
     )
-    spec["model"]["vocab"] = tokenizer.BYTE_OF | {token: 256 + i for i, token in enumerate(others)}
+    spec["model"]["vocab"] = tokenizer_file.BYTE_OF | {token: 256 + i for i, token in enumerate(others)}
     spec["model"] |= {"merges": merges, "ignore_merges": data.draw(st.booleans())}
     folder = write(tmp_path_factory.mktemp("merges"), spec)
     library = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -230,7 +231,7 @@ def test_any_merges_are_equal_or_refused(tmp_path_factory, data):
 )
 def test_merges_that_differ_from_what_training_gives(merges, text, made, tmp_path):
     spec = tokenizer.byte_level_file([])
-    tokens = [*tokenizer.CHAR_OF, *dict.fromkeys(merge.replace(" ", "") for merge in merges)]
+    tokens = [*tokenizer_file.CHAR_OF, *dict.fromkeys(merge.replace(" ", "") for merge in merges)]
     spec["model"] |= {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges}
     assert library_ids(tokenizers.Tokenizer.from_str(json.dumps(spec)), text) == [*map(tokens.index, made)]
     assert tokenizer.load(write(tmp_path, spec)).encode(text) == [*map(tokens.index, made)]
@@ -248,7 +249,7 @@ def test_ids_need_not_be_in_merge_order(tmp_path):
     spec = tokenizer.byte_level_file([])
     spec["model"]["merges"] = ["b c", "a b", "a bc"]
     ids = iter(range(1000))
-    spec["model"]["vocab"] = {token: next(ids) for token in ["abc", "ab", *tokenizer.BYTE_OF, "bc"]}
+    spec["model"]["vocab"] = {token: next(ids) for token in ["abc", "ab", *tokenizer_file.BYTE_OF, "bc"]}
     ours = tokenizer.load(write(tmp_path, spec))
     library = tokenizers.Tokenizer.from_str(json.dumps(spec))
     for text in ["abc", "ab", "bcab", "aabcc"]:
@@ -337,7 +338,7 @@ def test_some_settings_need_every_byte(setting, value, tmp_path):
     spec = tokenizer.byte_level_file([])
     spec["model"][setting] = value
     assert tokenizer.load(write(tmp_path, spec)).encode("A") == [65]
-    spec["model"]["vocab"] = {char: i for i, char in enumerate(tokenizer.CHAR_OF[:255])}
+    spec["model"]["vocab"] = {char: i for i, char in enumerate(tokenizer_file.CHAR_OF[:255])}
     with pytest.raises(ValueError, match=f"{setting} = .* with single bytes missing"):
         tokenizer.load(write(tmp_path, spec))
 
@@ -346,7 +347,7 @@ def test_text_between_two_matches_is_a_piece(tmp_path):
     """A pattern need not cover the text: `tokenizers` keeps what lies between."""
     spec = tokenizer.byte_level_file([])
     spec["pre_tokenizer"] = sequence(SPLIT, NO_REGEX)
-    spec["model"]["vocab"] = tokenizer.BYTE_OF | {"1!": 256, "!1": 257}
+    spec["model"]["vocab"] = tokenizer_file.BYTE_OF | {"1!": 256, "!1": 257}
     spec["model"]["merges"] = ["1 !", "! 1"]
     ours = tokenizer.load(write(tmp_path, spec))
     library = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -358,7 +359,7 @@ def test_text_between_two_matches_is_a_piece(tmp_path):
 def test_missing_files_and_bad_json(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no tokenizer.json in it"):
         tokenizer.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="neither a folder here nor a model that the hub gave"):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         tokenizer.load(tmp_path / "absent")
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="tokenizer.json: is not a JSON object"):
@@ -449,7 +450,7 @@ def test_a_saved_tokenizer_is_read_by_transformers_as_it_stands(tmp_path):
     transformers = pytest.importorskip("transformers")
     spec = tokenizer.byte_level_file([])
     spec["pre_tokenizer"] = sequence({"type": "Digits", "individual_digits": True}, spec["pre_tokenizer"])
-    spec["model"]["vocab"], spec["model"]["merges"] = tokenizer.BYTE_OF | {"12": 256}, ["1 2"]
+    spec["model"]["vocab"], spec["model"]["merges"] = tokenizer_file.BYTE_OF | {"12": 256}, ["1 2"]
     spec["added_tokens"] = tokenizer.byte_level_file(["<|end|>"])["added_tokens"]
     spec["added_tokens"][0]["id"] = 257
     config = {"model_type": "qwen3", "eos_token_id": 257}
