@@ -155,8 +155,7 @@ class TAMPO(torch.nn.Module):
         rows, columns = rollout.mask.nonzero(as_tuple=True)
         log_likelihood = torch.zeros(len(rollout.mask), len(self.candidates), device=advantage.device)
         for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
-            with transformer.autocast():
-                logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device)).float()
+            logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device))
             for k, temperature in enumerate(self.candidates):
                 log_probs = (logits / temperature).log_softmax(-1)  # (n, V)
                 of_tokens = log_probs.gather(-1, rollout.tokens[row, column][:, None])[:, 0]

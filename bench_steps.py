@@ -183,9 +183,6 @@ class Unembedding:
     def unembed(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight)
 
-    def autocast(self):
-        return contextlib.nullcontext()
-
 
 def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> list[dict]:
     ways = ["logsumexp - gather", "in chunks"]

@@ -76,12 +76,10 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
     keep, taus = part.mask[0], part.temperatures[part.mask]
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
-        likeliest = [
-            sample.token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
-            for some, tau in zip(
-                hidden.split(512), taus.split(512)
-            )  # a long completion of a large vocabulary: in parts
-        ]
+    likeliest = [  # a long completion of a large vocabulary: in parts
+        sample.token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
+        for some, tau in zip(hidden.split(512), taus.split(512))
+    ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
 
     def text(token: int) -> str:

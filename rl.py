@@ -110,8 +110,7 @@ def drawing_states(transformer, rollout: Rollout) -> Tensor:
 
 def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, entropy: bool):
     """(n,) log pi_theta of the tokens drawn, and the entropies: the only place in training where logits exist."""
-    with transformer.autocast():
-        log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
+    log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
     chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 

@@ -101,6 +101,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
         sums = blocks.sum(-1)
         block, mass = pick(sums, uniform[:, :1]), sums.sum(-1)
         token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
+    token = token.clamp_max(logits.shape[1] - 1)  # past the end only where logits are not finite
     log_prob = (below.gather(1, token) / tau)[:, 0] - mass.log()
     return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
 
@@ -109,7 +110,7 @@ def pick(shares: Tensor, uniform: Tensor) -> Tensor:
     """Index (B, 1) drawn in proportion to `shares` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
 
     The CDF is of integers: they add up to the same in any order, so that on a GPU too it never falls, and an index of
-    share zero is never drawn.  Shares that are not finite give some index; their log-probability tells.
+    share zero is never drawn.  Shares that are not finite give some index.
     """
     cdf = (shares * (2.0**40 / shares.sum(-1, keepdim=True))).long().cumsum(-1)
     index = torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)

@@ -303,12 +303,14 @@ def main() -> None:
         return tune(root, size, arguments.jobs)
     todo = [t for t in trials(size, arguments.regimes) if any(name in t.method for name in arguments.methods)]
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
-    missing = {t.after for t in todo if t.after and t._replace(method=t.after)[:3] not in {other[:3] for other in todo}}
-    missing = {name for name in missing if not list(root.glob(f"*/{name}/seed-*/result.json"))}
-    if missing and not arguments.list:
-        parser.exit(
-            2, f"study.py: {min(missing)} comes first: its tokens are where others start (--methods {min(missing)})\n"
-        )
+    for trial in [] if arguments.list else todo:
+        first = trial._replace(method=trial.after)  # whose tokens it starts from
+        planned = any(first[:3] == other[:3] for other in todo)
+        if trial.after and not planned and not (folder_of(first, root) / "result.json").is_file():
+            parser.exit(
+                2,
+                f"study.py: {trial.regime}, {trial.method} starts from the tokens of {trial.after}: --methods {trial.after} first\n",
+            )
     print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
     if arguments.list:
         for trial in todo:

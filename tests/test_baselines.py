@@ -196,6 +196,16 @@ def test_tampo_credits_a_candidate_by_how_well_it_explains_the_completions():
     torch.testing.assert_close(policy.scores, credit, rtol=1e-3, atol=1e-6)
 
 
+def test_tampo_learns_from_states_in_bfloat16():
+    policy, transformer = baselines.TAMPO(momentum=0.0), transformer_of_17()
+    transformer.compute_dtype = torch.bfloat16
+    prompts, generator = [[1, 2], [3]], torch.Generator().manual_seed(0)
+    rollout = sample.generate(transformer, policy, prompts, 16, 8, {5}, generator, keep_hidden=True)
+    assert rollout.hidden.dtype == torch.bfloat16
+    policy.learn(transformer, rollout, torch.randn(32, generator=generator))
+    assert policy.scores.isfinite().all() and policy.scores.abs().max() > 0
+
+
 def test_tampo_finds_the_cold_where_the_likeliest_tokens_are_right():
     policy = baselines.TAMPO(sharpness=0.02)
     for step in range(20):

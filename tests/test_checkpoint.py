@@ -304,6 +304,13 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
         assert (run / WEIGHTS[1]).read_bytes() != (run / "checkpoints" / "step-000003" / WEIGHTS[1]).read_bytes()
 
 
+def test_evaluations_on_the_way_are_at_tampos_mean_also_where_only_tokens_learn(base, tmp_path):
+    run = go(base, tmp_path / "run", "--policy", "tampo", "--schedule", "tokens", "--eval-every", "1")
+    taus = [row["eval/temperature"] for row in metrics_of(run) if "eval/temperature" in row]
+    drawn = {round(row["tau/mean"], 4) for row in metrics_of(run)}
+    assert len(taus) > 2 and len(drawn) > 1 and taus == pytest.approx([0.8] * len(taus), abs=1e-4)
+
+
 def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
     told, really = [], baselines.EAD.act
     monkeypatch.setattr(

@@ -317,6 +317,14 @@ def test_token_policy_is_float32_on_bfloat16_logits():
 # ---- rollouts taken apart and put together --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("vocabulary", [17, 1024, 5000])
+def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabulary):
+    logits = torch.zeros(2, vocabulary)
+    logits[0, 3] = float("nan")
+    token, log_prob, _ = sample.sample_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
+    assert (token < vocabulary).all() and log_prob[0].isnan() and log_prob[1].isfinite()
+
+
 def test_rows_of_a_rollout(transformer, head):
     rollout = draw(transformer, head)
     lengths = rollout.prompt_lengths + rollout.mask.sum(1)
@@ -385,6 +393,7 @@ def captured(monkeypatch) -> list:
 
     class Recorded:
         def replay(self):
+            assert self.cache.used == int(self.cache.column) + 1, "Python's count of the columns is the device's"
             used, self.cache.used = self.cache.used, self.used
             self.hidden.copy_(self.decoder(self.token, self.cache))
             self.cache.used = used

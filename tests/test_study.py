@@ -1,14 +1,18 @@
 """study.py, findings.py and introspect.py: trials are equal in what they may spend, resume, and are told truly."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+import faults
 import findings
 import introspect
+import rl
 import study
 import tasks
 
@@ -86,6 +90,41 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
+    """train.py saves and returns at the first signal; half a trial must not be evaluated as a whole one."""
+    trial = next(t for t in study.trials(study.Size(4, 3, 2, 4, 1), ["3e-5"]) if t.method == "fixed 0.7")
+    really = rl.token_step
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return really(*arguments)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(rl, "token_step", interrupted)
+    try:
+        with pytest.raises(faults.Stopped):
+            study.run_trial(trial, tmp_path, "test", 4)
+        assert not list(tmp_path.rglob("result.json"))
+        monkeypatch.setattr(rl, "token_step", really)
+        assert len(study.run_trial(trial, tmp_path, "test", 4)["metrics"]) == 3
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_a_trial_without_the_tokens_it_starts_from_is_named(tmp_path, monkeypatch, capsys):
+    words = ["study.py", "--quick", "--regimes", "3e-5", "--out", str(tmp_path), "--methods", "tokens first"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    said = capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and said.count("\n") == 1
+        and "starts from the tokens of short: --methods short first" in said
+    )
+
+
 def test_findings_of_nothing_end_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
@@ -133,6 +172,9 @@ def test_argmax_is_judged_only_where_a_right_digit_exists():
         def unembed(self, hidden):
             return torch.nn.functional.one_hot(torch.full((len(hidden),), ord("7")), 257).float()
 
+    assert introspect.argmax_is_wrong(Always7(), torch.zeros(6, 1), "5-8=7;")[4] != 1.0, (
+        "-3 cannot be written: no digit is right"
+    )
     text = "9+8=17,17+5=23;"  # results begin at 4 and at 12; 22 would be right
     verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), text)
     judged = {i: v for i, v in enumerate(verdicts) if v == v}
