@@ -311,6 +311,24 @@ def test_evaluations_on_the_way_are_at_tampos_mean_also_where_only_tokens_learn(
     assert len(taus) > 2 and len(drawn) > 1 and taus == pytest.approx([0.8] * len(taus), abs=1e-4)
 
 
+def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_path, monkeypatch):
+    kept, really = [], train.sample_in_parts
+
+    def noted(*arguments, keep_hidden):
+        kept.append(keep_hidden)
+        return really(*arguments, keep_hidden=keep_hidden)
+
+    monkeypatch.setattr(train, "sample_in_parts", noted)
+    go(base, tmp_path / "run", "--schedule", "blocks:1", "--eval-every", "0")
+    assert kept == [False, True] * 3
+
+
+def test_a_run_that_was_moved_resumes_where_it_lies(unbroken, tmp_path, monkeypatch):
+    shutil.copytree(unbroken, tmp_path / config.Config.out)
+    monkeypatch.chdir(tmp_path)
+    assert config.parse(["--resume"]).out == config.Config.out
+
+
 def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
     told, really = [], baselines.EAD.act
     monkeypatch.setattr(

@@ -265,3 +265,18 @@ def test_what_is_not_a_head_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=temperature_head.FILE) as caught:
         temperature_head.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_no_probability_is_heaped_at_the_cold_end():
+    """Where a is small a Beta has much of its mass near 0: the expected score, which must be 0, tells whether it is cut off."""
+    head = TemperatureHead(2)
+    with torch.no_grad():
+        for layer in (head.w1, head.w2):
+            layer.weight.zero_()
+        head.w2.bias.copy_(torch.tensor([20.0, -4.0, 2.0]))  # always change; a = 0.118, b = 2.23
+    hidden = torch.zeros(100_000, 2)
+    action = head.act(hidden, torch.ones(len(hidden)), generator=torch.Generator().manual_seed(0))
+    assert (action.z < 1e-5).float().mean() > 0.2, "this is where a cut would be felt"
+    _, a, b = head(hidden[:1])
+    score = torch.log(action.z) - (torch.digamma(a) - torch.digamma(a + b)).detach()  # d log p / d a
+    assert abs(float(score.mean() / score.std())) < 4 / len(hidden) ** 0.5
