@@ -320,7 +320,7 @@ def test_temperature_gradient_is_the_batch_mean_whatever_the_micro_batches(extra
         assert (moved(head, start) + expected).norm() / expected.norm() < 1e-4
 
 
-@pytest.mark.parametrize("budget", [1, 30, 60, 100, 10_000])
+@pytest.mark.parametrize("budget", [1, 30, 54, 60, 100, 10_000])  # 54: five rows fit, and would tear the second group
 def test_samples_of_a_prompt_stay_in_one_micro_batch_where_they_fit(budget):
     """Three prompts of 10, 12 and 11 tokens, of 4, 2 and 3 samples; a prompt counts once, a completion as the longest."""
     prompts, samples, completions = [10, 12, 11], [4, 2, 3], [3, 5, 2, 4, 6, 1, 2, 2, 3]
@@ -374,6 +374,9 @@ def test_the_wide_product_has_the_gradients_of_a_product():
     wanted = torch.randn(5, 40)
     wide = model.WideProduct.apply(hidden.bfloat16(), weight.bfloat16())
     assert wide.dtype == torch.float32
+    transformer = tiny_transformer()
+    transformer.compute_dtype, state = torch.bfloat16, torch.randn(3, transformer.config.d_model)
+    assert torch.equal(transformer.unembed(state), transformer.unembed(state.bfloat16())), "both factors are rounded"
     torch.testing.assert_close(wide, hidden.bfloat16().float() @ weight.bfloat16().float().t())
     found = torch.autograd.grad((wide * wanted).sum(), (hidden, weight))
     exact = torch.autograd.grad((hidden @ weight.t() * wanted).sum(), (hidden, weight))

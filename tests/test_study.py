@@ -157,6 +157,9 @@ def test_height_is_pass_above_the_frontier_with_an_interval_that_holds_it():
     assert low < truth < high and high - low < 6 and low < found < high
     found, low, high = findings.height(results(0.1), others)
     assert low < 0 < high and abs(found) < 2
+    apart = results(0.1)[:1] + results(0.2)[:1] + results(0.3)[:1]
+    _, low, high = findings.height(apart, others)
+    assert high - low > 15, "seeds that differ make it wide, however many problems there are"
 
 
 def test_explained_is_the_share_that_features_tell():
