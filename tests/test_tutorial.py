@@ -3,6 +3,7 @@
 python tests/test_tutorial.py --renumber        puts the line numbers of all pointers right, after code has moved
 """
 
+import ast
 import doctest
 import os
 import re
@@ -69,6 +70,24 @@ def test_links_lead_somewhere(document):
             assert target[1:] in headings, target
         elif not target.startswith("http"):
             assert (document.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_map_of_the_readme_has_every_file_and_imports_run_down_it():
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    place = {name: i for i, row in enumerate(rows) for name in re.findall(r"\]\((\w+)\.py\)", row.split(" | ")[0])}
+    files = {
+        file.stem: file
+        for file in ROOT.glob("*.py")
+        if not file.stem.startswith("bench") and file.stem != "verify_bench"
+    }
+    assert set(place) == set(files)
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for other in names + ([node.module] if isinstance(node, ast.ImportFrom) else []):
+                assert other not in files or place[other] >= place[name], (
+                    f"{name}.py imports {other}.py, which is above it"
+                )
 
 
 def test_the_experiments_print_what_the_tutorial_shows(monkeypatch):
