@@ -1,7 +1,7 @@
 """The experiment: does a learned temperature beat every fixed one, and when?
 
     python study.py              everything that RESULTS.md reports of it; what is done already is not done again
-    python study.py --quick      the same with fewer steps, problems and seeds: about ten minutes
+    python study.py --quick      the same with few steps, problems and seeds: seven minutes on two cores, too short to decide anything
     python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
 
 A trial is one method with one seed: it trains by train.py's own loop from the embedded base model, and is then evaluated on
