@@ -8,7 +8,6 @@ bit for bit.  test_injection.py does three kills with the other tests.
 """
 
 import argparse
-import contextlib
 import mmap
 import os
 import random
@@ -16,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
@@ -32,12 +32,14 @@ import tasks
 import train
 
 PHASES = {1: "rollout", 2: "update", 3: "save"}
-phase = mmap.mmap(-1, 1)  # shared with the forks: what the run is doing
+TIMES = {1: 24, 2: 48, 3: 12}  # how often a run of 24 steps that saves every second one enters each, at least
+phase = mmap.mmap(-1, 4)  # shared with the forks: what the run is doing, then how often it has entered each phase
 
 
 def during(number: int, function):
     def call(*arguments, **named):
         phase[0] = number
+        phase[number] += 1
         try:
             return function(*arguments, **named)
         finally:
@@ -48,7 +50,7 @@ def during(number: int, function):
 
 def start(flags: list[str]) -> int:
     """A run in a fork of this process; its id."""
-    phase[0] = 0
+    phase[:] = bytes(4)
     child = os.fork()
     if child:
         return child
@@ -79,32 +81,30 @@ def inject(kills: int, seed: int, work: Path, show=lambda *text: None) -> list[s
     base, unbroken = write_base(work / "base"), work / "unbroken"
     more = ("--steps", "24", "--eval-every", "5", "--print-every", "1", "--save-every", "2")
     model.load(base)  # what is imported on first use, once for all forks
-    started = time.monotonic()
     assert ended(start(words(base, unbroken, *more))) == 0
-    seconds = time.monotonic() - started
     for number in range(kills):
         run, wanted = work / f"run-{number}", 1 + number % 3
+        # Counted, not timed: a moment by the clock is past the end of a run whose machine was slower a minute before.
+        moment = draw.randrange(TIMES[wanted] // 6, TIMES[wanted])
         child = start(words(base, run, *more))
-        time.sleep(draw.uniform(0.2, 0.8) * seconds)
-        until = time.monotonic() + seconds
-        while phase[0] != wanted and time.monotonic() < until:
+        while phase[wanted] <= moment and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             pass
         time.sleep(draw.uniform(0, 0.003))
         found = PHASES.get(phase[0], "between")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         killed = ended(child) == -signal.SIGKILL
         done = len(checkpoint.whole_checkpoints(run))
         left = len(list((run / "checkpoints").glob(".step-*")))
         how = ["--resume"] if done else []
         code = ended(start(words(base, run, *more, *how)))
         try:
-            assert code == 0 and killed
+            assert killed, "the run had ended before it was killed"
+            assert code == 0, f"resuming ended with exit code {code}"
             assert_same_run(unbroken, run)
             assert not [file for file in run.rglob(".*")]
             verdict = "equal"
-        except AssertionError as error:
-            verdict = f"NOT EQUAL: exit {code}, {error}"
+        except AssertionError:
+            verdict = f"NOT EQUAL: {traceback.format_exc(limit=-2)}"
             failures.append(f"kill {number} in {found}: {verdict}")
         show(f"kill {number + 1} in {found}, {left} half-written checkpoints: {verdict}")
     show(f"{kills - len(failures)} of {kills} equal")
