@@ -51,6 +51,7 @@ class Cache:
         self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
         self.column = torch.full((1,), -1, device=device)  # of the newest token in its completion
         self.used = 0  # columns written, known without asking the device
+        self.hides = stride > 1 or bool((lengths < longest).any())  # is there anything that must not be read?
         hidden = torch.ones(prompts, longest + max_new_tokens, dtype=torch.bool, device=device)
         hidden[:, :longest] = torch.arange(longest, device=device) >= lengths[:, None]
         self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))  # (P, L + new)
@@ -75,8 +76,8 @@ class Cache:
             x = x.to(self.dtype).view(prompts, samples, kv_heads, -1, d_head)
             return x.transpose(1, 2).reshape(prompts * kv_heads * samples, -1, d_head)
 
-        self.keys[layer].index_copy_(1, self.column, by_slot(key))
-        self.values[layer].index_copy_(1, self.column, by_slot(value))
+        self.write(self.keys[layer], by_slot(key))
+        self.write(self.values[layer], by_slot(value))
         prompt_keys, prompt_values = self.prompt_keys[layer], self.prompt_values[layer]
         longest, extent = prompt_keys.shape[1], self.extent(self.used)
         keys, values = self.keys[layer][:, :extent], self.values[layer][:, :extent]
@@ -84,12 +85,20 @@ class Cache:
         of_prompt = dot(each.view(prompts * kv_heads, -1, d_head), prompt_keys)  # (P kv, G * head / kv, L)
         of_completion = dot(each, keys).view(*of_prompt.shape[:2], extent)
         scores = torch.cat((of_prompt, of_completion), dim=-1)
-        scores.view(prompts, -1, longest + extent).add_(self.bias[:, None, : longest + extent])
+        if self.hides:
+            scores.view(prompts, -1, longest + extent).add_(self.bias[:, None, : longest + extent])
         weights = scores.softmax(-1).to(self.dtype)
         mixed = torch.bmm(weights[:, :, :longest], prompt_values).view(each.shape)
-        mixed += torch.bmm(weights[:, :, longest:].reshape(len(each), -1, extent), values)
+        mixed = mixed.baddbmm_(weights[:, :, longest:].reshape(len(each), -1, extent), values)
         mixed = mixed.view(prompts, kv_heads, samples, -1).transpose(1, 2).reshape(prompts * samples, -1)
         return mixed if self.row_of_slot is None else mixed[self.slot_of_row]
+
+    def write(self, held: Tensor, new: Tensor) -> None:
+        """The newest column of `held` (slots, max_new_tokens, d_head) from `new` (slots, 1, d_head)."""
+        if self.stride == 1:
+            held[:, self.used - 1 : self.used] = new
+        else:  # a graph replays addresses, so where it writes must be told by the device
+            held.index_copy_(1, self.column, new)
 
     def read_prompts(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Of the next layer, all (P, L, head, d_head), as `causal`: padding on the right is never read."""

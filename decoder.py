@@ -20,6 +20,28 @@ from attention import Cache
 from model import WideProduct, rotate, waves
 
 
+class Product:
+    """x (n, in) -> x W^T + b (n, out).
+
+    A CPU's product first packs the weights, which for the few rows of a step takes longer than multiplying.  oneDNN takes
+    them packed once (these two operations are what torch.compile makes of a frozen layer); small ones gain nothing.
+    """
+
+    SMALL = 2**18
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        packs = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        suits = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= self.SMALL
+        self.packed = packs and suits
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+
 class Decoder:
     @torch.no_grad()
     def __init__(self, transformer):
@@ -42,20 +64,20 @@ class Decoder:
             )
             self.layers.append((block.attention_norm, scale, block.mlp_norm, m.gate is None, *products))
         unembedding = transformer.embed if transformer.unembedding is None else transformer.unembedding
-        self.unembedding = unembedding.weight.to(self.dtype)
+        self.unembedding = Product(unembedding.weight.to(self.dtype))
 
-    def join(self, *linears) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of layers that read the same input, as one."""
+    def join(self, *linears) -> "Product":
+        """Layers that read the same input, as one."""
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
         if len(linears) == 1:
-            return linears[0].weight.to(self.dtype), bias
-        return torch.cat([linear.weight.to(self.dtype) for linear in linears]), bias
+            return Product(linears[0].weight.to(self.dtype), bias)
+        return Product(torch.cat([linear.weight.to(self.dtype) for linear in linears]), bias)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """hidden (n, d_model) -> logits (n, V), in float32."""
         if self.dtype == torch.float32:
-            return F.linear(hidden, self.unembedding)
-        return WideProduct.apply(hidden.to(self.dtype), self.unembedding)
+            return self.unembedding(hidden)
+        return WideProduct.apply(hidden.to(self.dtype), self.unembedding.weight)
 
     def __call__(self, token: Tensor, cache: Cache) -> Tensor:
         """token (n,) -> hidden (n, d_model), which draws the next."""
@@ -67,21 +89,21 @@ class Decoder:
             angles = positions[:, None, None] * model.frequencies  # (n, 1, d_head / 2)
             cosine, sine = waves(angles)
         for layer, (norm, scale, mlp_norm, gelu, qkv, out, up, down) in enumerate(self.layers):
-            heads = F.linear(norm(x).to(self.dtype), *qkv).view(len(x), -1, self.d_head)  # queries, keys, values
+            heads = qkv(norm(x).to(self.dtype)).view(len(x), -1, self.d_head)  # queries, keys, values
             query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
             if scale is not None:
                 query_key = F.rms_norm(query_key.float(), (self.d_head,), None, model.config.norm_eps) * scale
             if model.position is None:
                 query_key = rotate(query_key, cosine, sine)
             query, key = query_key.split((self.heads, self.kv_heads), dim=1)
-            x = x + F.linear(cache.attend(layer, query, key, value).to(self.dtype), *out)
-            wide = F.linear(mlp_norm(x).to(self.dtype), *up)
+            x = x + out(cache.attend(layer, query, key, value).to(self.dtype))
+            wide = up(mlp_norm(x).to(self.dtype))
             if gelu:
                 wide = F.gelu(wide, approximate="tanh")
             else:
                 gate, wide = wide.chunk(2, dim=-1)
                 wide = F.silu(gate) * wide
-            x = x + F.linear(wide, *down)
+            x = x + down(wide)
         return model.norm(x)
 
 

@@ -17,6 +17,8 @@ From GPT-2 to Qwen3 in a handful of switches (`Config`; `tests/test_model.py` co
 How open weights are named and stored is weights.py's concern; this file knows nothing else local.
 """
 
+import contextlib
+import ctypes
 import json
 import math
 from dataclasses import dataclass
@@ -30,6 +32,12 @@ from torch.utils.checkpoint import checkpoint
 
 import weights
 from attention import Cache, Packed, causal
+
+with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc has this, other C libraries have not
+    # Freed memory is kept for the next step.  Given back, it would come again page by page, each cleared by the system: a
+    # tenth of a training step on a CPU.
+    ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as high as it goes
 
 
 @dataclass(frozen=True)

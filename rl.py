@@ -27,7 +27,7 @@ from micro_batches import micro_batches, prompts_are_worth_sharing
 from sample import Rollout, token_policy
 from temperature_head import Action
 
-LOGITS = {"cpu": 2**25, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
+LOGITS = {"cpu": 2**23, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------

@@ -88,21 +88,22 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     greedy, uniform = temperature == 0, torch.rand(len(logits), 2, generator=generator, device=logits.device)
     uniform = torch.where(greedy[:, None], 0.0, uniform)
     tau = torch.where(greedy, 1e-30, temperature.clamp_min(1e-6))[:, None]  # 1e-30: all but the largest logit vanish
-    logits = logits.float()
-    below = logits - logits.amax(-1, keepdim=True)  # (B, V), at most 0
-    at_one = below.exp()
-    total = at_one.sum(-1)
-    entropy = total.log() - at_one.mul_(below).sum(-1) / total
-    shares = torch.div(below, tau, out=at_one).exp_()  # softmax(logits / tau), but for its denominator
+    below = logits.float() - logits.amax(-1, keepdim=True)  # (B, V), at most 0
+    at_one = below.softmax(-1)  # so the largest's probability is 1 / the denominator
+    entropy = -at_one.amax(-1).log() - at_one.mul_(below).sum(-1)
+    scaled = torch.div(below, tau, out=at_one)
+    shares = torch.softmax(scaled, -1, out=below)
+    largest = shares.amax(-1)
     if shares.shape[1] <= 8 * BLOCK:
-        token, mass = pick(shares, uniform[:, :1]), shares.sum(-1)
+        token = pick(shares, uniform[:, :1])
     else:
-        blocks = F.pad(shares, (0, -shares.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
-        sums = blocks.sum(-1)
-        block, mass = pick(sums, uniform[:, :1]), sums.sum(-1)
+        if short := -shares.shape[1] % BLOCK:
+            shares = F.pad(shares, (0, short))
+        blocks = shares.unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
+        block = pick(blocks.sum(-1), uniform[:, :1])
         token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
     token = token.clamp_max(logits.shape[1] - 1)  # past the end only where logits are not finite
-    log_prob = (below.gather(1, token) / tau)[:, 0] - mass.log()
+    log_prob = scaled.gather(1, token)[:, 0] + largest.log()
     return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
 
 
@@ -140,7 +141,7 @@ def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
     return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     transformer,
     policy,
@@ -186,7 +187,7 @@ def generate(
         steps.append((rows, going, token, action, log_prob, entropy, hidden if keep_hidden else None))
         if on_token is not None:
             on_token(step, token, temperature)
-        going = going & ~torch.isin(token, eos)
+        going = going & (token[:, None] != eos).all(1)
         if (step + 1) % patience == 0 or step + 1 == max_new_tokens:
             finished[rows] = ~going
             left = going.nonzero()[:, 0]
@@ -200,6 +201,8 @@ def generate(
     return assemble(tokens, lengths, samples_per_prompt, steps, finished)
 
 
+@torch.inference_mode(False)  # what training reads is made of ordinary tensors again
+@torch.no_grad()
 def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finished: Tensor) -> Rollout:
     """Put what each step drew behind each row's own prompt: prompts (P, L) -> a Rollout of P * samples rows."""
     rows, going, tokens, actions, log_probs, entropies, hidden = zip(*steps)
@@ -225,7 +228,7 @@ def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finish
         token_log_probs=place(log_probs),
         temperature_log_probs=place([action.log_prob for action in actions]),
         entropies=place(entropies),
-        finished=finished,
+        finished=finished.clone(),
         hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
     )
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import decoder
 import model
 import weights
 from attention import Cache
@@ -77,24 +78,37 @@ def test_whole_sequence_equals_transformers(pair):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stride", [1, 3])
-def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride):
-    """Rows of different lengths, right-padded with junk, prefilled at once, then continued through the cache."""
+@pytest.mark.parametrize("lengths", [(9, 2, 23), (7, 7)])
+@pytest.mark.parametrize(("stride", "small"), [(1, 2**18), (3, 2**18), (1, 0)])
+def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride, small, lengths, monkeypatch):
+    """Rows of any lengths, right-padded with junk, prefilled at once, then continued through the cache."""
+    monkeypatch.setattr(decoder.Product, "SMALL", small)  # 0: every product's weights are packed
     ours, theirs, _ = pair
-    lengths, new = torch.tensor([9, 2, 23]), 8
+    lengths, new = torch.tensor(lengths), 8
     rows = [torch.randint(97, (length + new,)) for length in lengths.tolist()]
     cache = Cache(lengths, 1, new, stride=stride)
-    padded = torch.randint(97, (3, int(lengths.max())))
+    padded = torch.randint(97, (len(rows), int(lengths.max())))
     for row, length, target in zip(rows, lengths, padded):
         target[:length] = row[:length]
     hidden, decode = ours(padded, cache), Decoder(ours)
-    last = [hidden[torch.arange(3), lengths - 1]]
+    last = [hidden[torch.arange(len(rows)), lengths - 1]]
     for step in range(new):
         token = torch.stack([row[length + step] for row, length in zip(rows, lengths)])
         last.append(decode(token, cache))
-    got = ours.unembed(torch.stack(last, dim=1))
+    got = torch.stack([decode.unembed(state) for state in last], dim=1)
     for index, (row, length) in enumerate(zip(rows, lengths)):
         assert_close(got[index], theirs(row[None]).logits[0, length - 1 :])
+
+
+@torch.no_grad()
+def test_large_weights_are_packed_where_onednn_is():
+    weight, bias = torch.randn(1024, 256), torch.randn(1024)
+    large, small = decoder.Product(weight, bias), decoder.Product(weight[:1023], bias[:1023])
+    assert not small.packed and large.packed == torch.backends.mkldnn.is_available()
+    for rows in (1, 7, 64):
+        expected = torch.nn.functional.linear(x := torch.randn(rows, 256), weight, bias)
+        torch.testing.assert_close(large(x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(small(x), expected[:, :1023], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
