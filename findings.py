@@ -247,8 +247,9 @@ def main() -> None:
     folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
     folders = [folder for folder in folders if (folder / temperature_head.FILE).is_file()]
     if folders:
-        problems = tasks.countdown("test", arguments.problems)
-        metrics = [result["metrics"] for result in found[regime][method]]
+        results = found[regime][method]
+        problems = tasks.countdown("test", arguments.problems, results[0]["trial"].get("numbers", 3))
+        metrics = [result["metrics"] for result in results]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
         text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, root / 'temperature.png')}\n"
     (root / "findings.md").write_text(text)

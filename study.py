@@ -3,8 +3,9 @@
     python study.py              everything that RESULTS.md reports of it; what is done already is not done again
     python study.py --quick      the same with few steps, problems and seeds: seven minutes on two cores, too short to decide anything
     python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
+    python study.py --base runs/base4 --numbers 4        of another base model and harder problems, see pretrain.py
 
-A trial is one method with one seed: it trains by train.py's own loop from the embedded base model, and is then evaluated on
+A trial is one method with one seed: it trains by train.py's own loop from the base model, and is then evaluated on
 test problems under its own policy, at two common temperatures and greedily (are the tokens better, or only their decoding?).
 
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
@@ -84,6 +85,8 @@ class Size(NamedTuple):
     prompts: int  # a step, of 16 samples each
     problems: int
     seeds: int
+    base: str = "base_model"
+    numbers: int = 3  # of each problem
 
 
 FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
@@ -125,20 +128,27 @@ class Trial(NamedTuple):
     policy: str  # what it samples with, in training and in evaluation
     flags: dict | None
     after: str = ""  # the method whose tokens it starts from
+    base: str = "base_model"  # where there is no such method
+    numbers: int = 3
+
+
+def common(size: Size) -> dict:
+    """train.py's flags that all trials share."""
+    return dict(
+        task=f"countdown:{size.numbers}", steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
+        print_every=0, final_problems=8, save_every=10**6,
+    )  # fmt: skip
 
 
 def trials(size: Size, regimes: list[str]) -> list[Trial]:
     """All there is to do, in an order in which `after` comes first."""
     made = []
     third = size.steps // 3
-    common = dict(
-        steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0, print_every=0, final_problems=8,
-        save_every=10**6,
-    )  # fmt: skip
 
     def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
-        flags = None if flags is None else common | flags
-        made.extend(Trial(regime, method, seed, policy, flags, after) for seed in range(size.seeds))
+        flags = None if flags is None else common(size) | flags
+        of_size = after, size.base, size.numbers
+        made.extend(Trial(regime, method, seed, policy, flags, *of_size) for seed in range(size.seeds))
 
     alone = {"schedule": "temperature", "steps": size.alone}
     after_tokens = alone | {"steps": size.alone // 2}
@@ -191,7 +201,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
     started, metrics = time.process_time(), []
-    source = folder_of(trial, root, trial.after) if trial.after else Path("base_model")
+    source = folder_of(trial, root, trial.after) if trial.after else Path(trial.base)
     if trial.flags is not None:
         words = dict(out=folder, seed=trial.seed, device="cpu", model=source, policy=trial.policy) | trial.flags
         c = config.parse(
@@ -210,7 +220,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     folder.mkdir(parents=True, exist_ok=True)
     transformer, vocabulary = model.load(source), tokenizer.load(source)
-    asked = tasks.countdown(split, problems)
+    asked = tasks.countdown(split, problems, trial.numbers)
     policies = {"own": baselines.make(trial.policy, source)}
     if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
         policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
@@ -256,17 +266,15 @@ def run_one(work: tuple) -> tuple[Trial, dict]:
 def tune(root: Path, size: Size, jobs: int) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
-    flags = dict(
-        schedule="temperature", steps=size.alone // 4, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
-        print_every=0, final_problems=8, save_every=10**6,
-    )  # fmt: skip
+    flags = common(size) | {"schedule": "temperature", "steps": size.alone // 4}
     settings = [setting for of_method in TUNED.values() for setting in of_method] + [(name, None) for name in GRID]
     todo = []
     for policy, chosen in settings:
         rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in PASS]
         with_flags = None if chosen is None else flags | chosen
         for seed in range(4 if chosen is None else 1):
-            todo.append(Trial("tuning", " ".join((policy, *rates)), seed, policy, with_flags))
+            name = " ".join((policy, *rates))
+            todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.numbers))
     scores: dict[str, list[float]] = {}
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
         own = result["evaluations"]["own"]
@@ -288,17 +296,20 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[""], help="only methods whose name holds one of these")
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
-    parser.add_argument("--out", default="", help="folder of the trials [runs/study, or runs/study-quick]")
+    parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
+    parser.add_argument("--numbers", type=int, default=3, help="of each problem: what that model was pretrained on")
+    parser.add_argument("--out", default="", help="folder of the trials [runs/study, study-quick, study-4 ...]")
     arguments = parser.parse_args()
-    unknown = set(arguments.regimes) - set(ALL)
-    if unknown or arguments.seeds < 0 or arguments.jobs < 1:
-        parser.exit(
-            2,
-            f"study.py: {unknown or 'numbers below 1'}: regimes are {', '.join(ALL)}; --jobs is at least 1\n",
-        )
+    if unknown := set(arguments.regimes) - set(ALL):
+        parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(ALL)}\n")
+    if arguments.seeds < 0 or arguments.jobs < 1 or not 2 <= arguments.numbers <= 6:
+        parser.exit(2, "study.py: --jobs is at least 1, --seeds at least 0, and --numbers 2 to 6\n")
+    if not (Path(arguments.base) / "config.json").is_file():
+        parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = QUICK if arguments.quick else FULL
-    size = size._replace(seeds=arguments.seeds or size.seeds)
-    root = Path(arguments.out or ("runs/study-quick" if arguments.quick else "runs/study"))
+    size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, numbers=arguments.numbers)
+    name = "study" + "-quick" * arguments.quick + f"-{arguments.numbers}" * (arguments.numbers != 3)
+    root = Path(arguments.out or f"runs/{name}")
     if arguments.tune:
         return tune(root, size, arguments.jobs)
     todo = [t for t in trials(size, arguments.regimes) if any(name in t.method for name in arguments.methods)]

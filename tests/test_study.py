@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     )
     for name in ("frontier", "efficiency", "temperature"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "QUICK", study.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
+    monkeypatch.chdir(tmp_path)
+    words = ["study.py", "--quick", "--jobs", "1", "--methods", "fixed 0.7", "--regimes", "3e-5", "--numbers", "2"]
+    base = os.path.relpath(Path(study.__file__).parent / "base_model")
+    monkeypatch.setattr(sys, "argv", [*words, "--base", base])
+    asked_for, really = [], tasks.countdown
+    monkeypatch.setattr(tasks, "countdown", lambda *given: asked_for.append(given) or really(*given))
+    study.main()
+    assert ("test", 6, 2) in asked_for
+    file = tmp_path / "runs/study-quick-2/3e-5/fixed-0.7/seed-0"
+    trial = json.loads((file / "result.json").read_text())["trial"]
+    assert trial["base"] == base and trial["numbers"] == 2 and trial["flags"]["task"] == "countdown:2"
+    asked = [json.loads(line)["problem"] for line in (file / "samples.jsonl").read_text().splitlines()]
+    assert asked and all(text.count(",") == 1 for text in asked)
+    for more, said in (([], "no model's folder"), (["--base", base, "--numbers", "7"], "2 to 6")):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit) as ended:
+            study.main()
+        assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
