@@ -85,7 +85,8 @@ def inject(kills: int, seed: int, work: Path, show=lambda *text: None) -> list[s
     for number in range(kills):
         run, wanted = work / f"run-{number}", 1 + number % 3
         # Counted, not timed: a moment by the clock is past the end of a run whose machine was slower a minute before.
-        moment = draw.randrange(TIMES[wanted] // 6, TIMES[wanted])
+        # The last third of the run is left, so that it does not end while this process waits for its turn.
+        moment = draw.randrange(TIMES[wanted] // 6, TIMES[wanted] * 2 // 3)
         child = start(words(base, run, *more))
         while phase[wanted] <= moment and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             pass
