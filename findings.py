@@ -17,9 +17,9 @@ import numpy as np
 import eval as evaluation
 import introspect
 import plot
-import study
 import tasks
 import temperature_head
+import trials
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
 
@@ -31,7 +31,7 @@ def read(root: Path) -> dict[str, dict[str, list[dict]]]:
         result = json.loads(file.read_text())
         regime, method = result["trial"]["regime"], result["trial"]["method"]
         found.setdefault(regime, {}).setdefault(method, []).append(result)
-    return {regime: found[regime] for regime in study.ALL if regime in found}
+    return {regime: found[regime] for regime in trials.ALL if regime in found}
 
 
 def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
@@ -195,7 +195,8 @@ def frontier(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
                 axis.errorbar(avg[0], some[0], marker=next(markers), markersize=7, label=name, **error)
         axis.set(title=regime, xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if points.keys() > fixed.keys() or longer:
+            axis.legend(fontsize=7)
     figure.savefig(out, dpi=120)
     plt.close(figure)
 

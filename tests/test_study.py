@@ -16,14 +16,15 @@ import introspect
 import rl
 import study
 import tasks
+import trials
 
 
-@pytest.mark.parametrize("regime", study.ALL)
+@pytest.mark.parametrize("regime", trials.ALL)
 def test_methods_of_a_regime_have_as_many_rollouts(regime):
-    made = study.trials(study.FULL, [regime])
+    made = trials.planned(trials.FULL, [regime])
     of_method = {trial.method: trial.flags for trial in made}
-    assert len(made) == study.FULL.seeds * len(of_method)
-    assert {f"fixed {tau}" for tau in study.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"} < set(of_method)
+    assert len(made) == trials.FULL.seeds * len(of_method)
+    assert {f"fixed {tau}" for tau in trials.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"} < set(of_method)
     spent, updates = {}, {}
     for trial in made:
         if trial.flags is not None and trial.method not in ("short", "tokens"):
@@ -32,24 +33,24 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
             alone = trial.flags.get("temperature_first", 0)
             updates[trial.method] = before["steps"] if trial.after else trial.flags["steps"] - alone
     assert len(set(spent.values())) == 1, spent
-    if regime in study.TOKEN_LR:
-        fewer = {method for method, count in updates.items() if count < study.FULL.steps}
+    if regime in trials.TOKEN_LR:
+        fewer = {method for method, count in updates.items() if count < trials.FULL.steps}
         assert fewer == {m for m in updates if m.endswith(("temperature first", "tokens first"))}
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
 
 
 def test_every_method_is_tuned_on_as_many_settings():
-    assert {len(settings) for settings in (*study.TUNED.values(), study.GRID)} == {8}
-    for name, policy in (study.RULES | {"TAMPO": study.TAMPO}).items():
-        assert policy in [of for of, _ in study.TUNED[name]], name
-    for name, flags in (("sequence", study.SEQUENCE), ("head", study.HEAD)):
-        assert study.PASS | flags in [of for _, of in study.TUNED[name]], name
+    assert {len(settings) for settings in (*trials.TUNED.values(), trials.GRID)} == {8}
+    for name, policy in (trials.RULES | {"TAMPO": trials.TAMPO}).items():
+        assert policy in [of for of, _ in trials.TUNED[name]], name
+    for name, flags in (("sequence", trials.SEQUENCE), ("head", trials.HEAD)):
+        assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
 
 
 def test_every_trial_is_a_run_that_train_accepts():
     import config
 
-    for trial in study.trials(study.FULL, study.ALL):
+    for trial in trials.planned(trials.FULL, trials.ALL):
         if trial.flags is not None and trial.seed == 0:
             flags = {"policy": trial.policy, "out": "nowhere"} | trial.flags
             words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -57,7 +58,7 @@ def test_every_trial_is_a_run_that_train_accepts():
 
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "QUICK", study.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
+    monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
     words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1", "--out", str(tmp_path)]
 
     def here(command, *more) -> str:
@@ -92,7 +93,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
 
 
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "QUICK", study.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
+    monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
     monkeypatch.chdir(tmp_path)
     words = ["study.py", "--quick", "--jobs", "1", "--methods", "fixed 0.7", "--regimes", "3e-5", "--numbers", "2"]
     base = os.path.relpath(Path(study.__file__).parent / "base_model")
@@ -106,6 +107,12 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     assert trial["base"] == base and trial["numbers"] == 2 and trial["flags"]["task"] == "countdown:2"
     asked = [json.loads(line)["problem"] for line in (file / "samples.jsonl").read_text().splitlines()]
     assert asked and all(text.count(",") == 1 for text in asked)
+    monkeypatch.setattr(sys, "argv", [*words[:5], "head, pass@8", "--regimes", "frozen", *words[-2:], "--base", base])
+    study.main()
+    monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-2", "--problems", "5"])
+    findings.main()
+    assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
+    capsys.readouterr()
     for more, said in (([], "no model's folder"), (["--base", base, "--numbers", "7"], "2 to 6")):
         monkeypatch.setattr(sys, "argv", [*words, *more])
         with pytest.raises(SystemExit) as ended:
@@ -115,7 +122,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
 
 def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
     """train.py saves and returns at the first signal; half a trial must not be evaluated as a whole one."""
-    trial = next(t for t in study.trials(study.Size(4, 3, 2, 4, 1), ["3e-5"]) if t.method == "fixed 0.7")
+    trial = next(t for t in trials.planned(trials.Size(4, 3, 2, 4, 1), ["3e-5"]) if t.method == "fixed 0.7")
     really = rl.token_step
 
     def interrupted(*arguments):

@@ -1,0 +1,167 @@
+"""What the study of study.py consists of: methods, the settings of each, and the trials that compare them.
+
+A trial is one method with one seed.  A regime says what learns, and for how long:
+
+    frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
+    finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
+    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's)
+
+Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
+methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
+tokens are finished, `longer` spends the head's rollouts on the tokens instead, and is decoded at every fixed temperature.
+The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on the tuning problems, each from eight.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import baselines
+import temperature_head
+
+GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
+# What was best of eight on the tuning problems; of the head's best two, whose difference is noise, the lower rate.
+RULES = {
+    "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=0.7,warm_tokens=4",
+    "EDT": "edt:base=0.8,theta=1.0",
+    "mixture": "mixture:low=0.5,high=0.9",
+}
+TAMPO = "tampo:sharpness=0.03,momentum=0.8"
+SEQUENCE = {"temperature_lr": 6e-3, "temperature_epochs": 4}
+HEAD = {"temperature_lr": 3e-3, "temperature_epochs": 2}
+PASS = {"temperature_objective": "pass@8"}
+LEARNING = [
+    {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
+]
+TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: policy, and flags where it learns
+    "EAD": [
+        (f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}", None)
+        for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 4)
+    ],
+    "EDT": [(f"edt:base={base},theta={theta}", None) for base in (0.8, 1.2) for theta in (0.02, 0.1, 0.3, 1.0)],
+    "mixture": [
+        (f"mixture:low={low},high={high}", None)
+        for low, high in ((0.1, 0.7), (0.1, 0.9), (0.1, 1.1), (0.3, 0.7), (0.3, 0.9), (0.3, 1.1), (0.5, 0.9), (0.5, 1.1))
+    ],
+    "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
+    "sequence": [("sequence", PASS | flags) for flags in LEARNING],
+    "head": [("own", PASS | flags) for flags in LEARNING],
+}  # fmt: skip
+BEST_FIXED = "0.7"  # for training, on the tuning problems
+TOKEN_LR = {"3e-6": 3e-6, "1e-5": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
+ALL = ["frozen", "finished", *TOKEN_LR]
+
+
+class Size(NamedTuple):
+    alone: int  # steps where temperatures learn alone
+    steps: int  # where both learn
+    prompts: int  # a step, of 16 samples each
+    problems: int
+    seeds: int
+    base: str = "base_model"
+    numbers: int = 3  # of each problem
+
+
+FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
+
+
+class NoGate(temperature_head.TemperatureHead):
+    """An ablation: the temperature changes at every token, and so no longer depends on the one before."""
+
+    kind = "no-gate"
+
+    def forward(self, hidden):
+        gate, alpha, beta = super().forward(hidden)
+        return torch.full_like(gate, 30.0), alpha, beta  # P(c = 1) = 1
+
+
+class EntropyHead(temperature_head.TemperatureHead):
+    """An ablation: of the hidden state, the head is told the entropy of the tokens that it leads to, and nothing else."""
+
+    kind = "entropy-only"
+    unembed = None  # the token policy's, before anything is asked
+
+    def forward(self, hidden):
+        with torch.no_grad():
+            log_probs = self.unembed(hidden).float().log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return super().forward(entropy[..., None].expand_as(hidden))
+
+
+ABLATIONS = {kind.kind: kind for kind in (NoGate, EntropyHead)}
+baselines.LEARNED |= ABLATIONS  # so that --policy knows them in this process
+
+
+class Trial(NamedTuple):
+    """One method of a regime with one seed.  `flags` are train.py's; None: nothing is trained."""
+
+    regime: str
+    method: str
+    seed: int
+    policy: str  # what it samples with, in training and in evaluation
+    flags: dict | None
+    after: str = ""  # the method whose tokens it starts from
+    base: str = "base_model"  # where there is no such method
+    numbers: int = 3
+
+
+def common(size: Size) -> dict:
+    """train.py's flags that all trials share."""
+    return dict(
+        task=f"countdown:{size.numbers}", steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
+        print_every=0, final_problems=8, save_every=10**6,
+    )  # fmt: skip
+
+
+def planned(size: Size, regimes: list[str]) -> list[Trial]:
+    """All there is to do, in an order in which `after` comes first."""
+    made = []
+    third = size.steps // 3
+
+    def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
+        flags = None if flags is None else common(size) | flags
+        of_size = after, size.base, size.numbers
+        made.extend(Trial(regime, method, seed, policy, flags, *of_size) for seed in range(size.seeds))
+
+    alone = {"schedule": "temperature", "steps": size.alone}
+    after_tokens = alone | {"steps": size.alone // 2}
+    if "finished" in regimes:
+        rate = {"token_lr": TOKEN_LR["2e-4"]}
+        add("finished", "tokens", BEST_FIXED, rate)
+        add("finished", "longer", BEST_FIXED, after_tokens | rate | {"schedule": "tokens"}, after="tokens")
+        for name in GRID:
+            add("finished", f"longer, fixed {name}", name, None, after="longer")
+    for regime, after, flags in (("frozen", "", alone), ("finished", "tokens", after_tokens)):
+        if regime in regimes:
+            for name in ["greedy", *GRID]:
+                add(regime, name if name == "greedy" else f"fixed {name}", name, None, after)
+            for name, policy in RULES.items():
+                add(regime, name, policy, None, after)
+            add(regime, "TAMPO, mean", TAMPO, flags, after)
+            add(regime, "TAMPO, pass@8", TAMPO, flags | PASS, after)
+            add(regime, "sequence, pass@8", "sequence", flags | PASS | SEQUENCE, after)
+            add(regime, "head, mean", "own", flags | HEAD, after)
+            add(regime, "head, pass@8", "own", flags | PASS | HEAD, after)
+            for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
+                add(regime, f"head, pass@8, {name}", name, flags | PASS | HEAD, after)
+    for regime in [name for name in TOKEN_LR if name in regimes]:
+        rate = {"token_lr": TOKEN_LR[regime]}
+        for name in GRID:
+            add(regime, f"fixed {name}", name, rate)
+        for name, policy in RULES.items():
+            add(regime, name, policy, rate)
+        add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
+        add(regime, "TAMPO, pass@8", TAMPO, rate | PASS)
+        add(regime, "sequence, pass@8", "sequence", rate | PASS | SEQUENCE)
+        add(regime, "short", BEST_FIXED, rate | {"steps": size.steps - third})
+        for objective, flags in (("mean", HEAD), ("pass@8", PASS | HEAD)):
+            add(regime, f"head, {objective}, temperature first", "own", rate | flags | {"temperature_first": third})
+            add(regime, f"head, {objective}, every step", "own", rate | flags)
+            last = flags | {"schedule": "temperature", "steps": third}
+            add(regime, f"head, {objective}, tokens first", "own", last, after="short")
+    return made
+
+
+def folder_of(trial: Trial, root: Path, method: str = "") -> Path:
+    return root / trial.regime / (method or trial.method).replace(" ", "-").replace(",", "") / f"seed-{trial.seed}"
