@@ -3,8 +3,8 @@
 model.py is the one to read: `Decoder(transformer)(token, cache)` gives what `Transformer` gives for the whole rows, and
 tests/test_model.py holds the two together.  What differs is speed: q, k and v are one product, as are gate and up; and the
 weights are in the dtype of computation, so that no token pays for a conversion.  They are copied from the float32 masters
-when a rollout begins, which takes less than one of its steps, and go when it ends: training has their memory, and no copy
-can be out of date.
+when a rollout begins, which takes as long as one or two of its steps, and go when it ends: training has their memory, and no
+copy can be out of date.
 
 On CUDA a step is captured as a graph and replayed.  (Written for CUDA, and so far run on a CPU only, with a
 stand-in for the graph: tests/test_sample.py.)

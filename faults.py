@@ -6,11 +6,13 @@ Nothing of the paper is here: train.py reads as the paper's algorithm because th
     SIGHUP, broken pipe       the run goes on, without its output
     NaN or infinity           the update is skipped, and said; three in a row end the run, with a diagnosis
     CUDA out of memory        the update is tried once more in half as large micro-batches, then a flag is named
+    memory that is freed      on a CPU it is kept for the next step
 
 A killed process, a full disk and a half-written checkpoint are checkpoint.py's; a verifier's worker is values.py's.
 """
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
@@ -55,6 +57,16 @@ def at_once() -> None:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt: what there is to save is saved."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+
+
+def keep_freed_memory() -> None:
+    """For a command that trains on a CPU: what is freed is kept for the next step.
+
+    Given back to the system it would come again page by page, each cleared: at a vocabulary of 32,000 a tenth of a step.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc has this, other C libraries have not
+        ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as high as it goes
 
 
 class Output(io.TextIOBase):

@@ -17,8 +17,6 @@ From GPT-2 to Qwen3 in a handful of switches (`Config`; `tests/test_model.py` co
 How open weights are named and stored is weights.py's concern; this file knows nothing else local.
 """
 
-import contextlib
-import ctypes
 import json
 import math
 from dataclasses import dataclass
@@ -230,16 +228,6 @@ def choose_device(name: str = "auto") -> str:
     if not there.get(name.split(":")[0]):
         raise ValueError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
     return name
-
-
-def keep_freed_memory() -> None:
-    """For a command that trains on a CPU: what is freed is kept for the next step.
-
-    Given back to the system it would come again page by page, each cleared: at a vocabulary of 32,000 a tenth of a step.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc has this, other C libraries have not
-        ctypes.CDLL(None).mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as high as it goes
 
 
 def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transformer:

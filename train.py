@@ -262,7 +262,7 @@ def step_settings(c: config.Config) -> tuple[rl.StepSettings, rl.StepSettings]:
 def main() -> None:
     faults.outlive_the_terminal()
     faults.at_once()
-    model.keep_freed_memory()
+    faults.keep_freed_memory()
     try:
         try:
             c = config.parse(sys.argv[1:])

@@ -17,9 +17,7 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # read once, when torch comes in: threads that spin starve each other
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve each other
 import numpy as np
 
 import checkpoint

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -335,3 +336,37 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
 def test_the_number_of_checkpoints_is_at_least_one():
     with pytest.raises(ValueError, match="--keep-checkpoints is 0 and must be at least 1"):
         config.validate(config.Config(keep_checkpoints=0))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize(("call", "mebibytes"), [("", 0), ("faults.keep_freed_memory()", 120)])
+def test_freed_memory_is_kept(call, mebibytes):
+    """What is left of 120 MiB after they are freed, in a process of its own."""
+    code = f"""if True:
+        import ctypes, faults, os
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        {call}
+        before, blocks = resident(), [libc.malloc(24 * 2**20) for _ in range(5)]
+        for block in blocks:
+            ctypes.memset(block, 1, 24 * 2**20)
+        assert resident() - before > 100
+        for block in blocks:
+            libc.free(block)
+        print(resident() - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(faults.__file__).parent
+    )
+    assert float(done.stdout) == pytest.approx(mebibytes, abs=4), done
+
+
+def test_train_keeps_freed_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(faults, "keep_freed_memory", lambda: called.append("once"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--steps", "0"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert called == ["once"]

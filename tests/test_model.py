@@ -1,9 +1,6 @@
 """model.py against transformers: every family, whole sequences and token by token, ragged prompts, save and load."""
 
 import json
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -317,24 +314,3 @@ def test_checkpointing_gives_the_same_gradient(pair):
         ours.unembed(ours(tokens)).logsumexp(-1).sum().backward()
         gradients.append([p.grad.clone() for p in ours.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients))
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_freed_memory_is_kept():
-    """Page faults of a block that is freed and asked for again, in a process of its own."""
-    code = """if True:
-        import resource, torch, model
-        def faults():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(20):
-                kept = [torch.ones(2**20) for _ in range(6)]  # 24 MiB
-                del kept
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        first = faults()
-        model.keep_freed_memory()
-        faults()
-        print(first, faults())
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(model.__file__).parent)
-    before, after = map(int, done.stdout.split())
-    assert after < before / 10, done

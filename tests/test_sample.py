@@ -1,6 +1,7 @@
 """sample.py: the cached, batched loop against a slow one that reads each row alone, and the draws against softmax."""
 
 import contextlib
+import dataclasses
 import math
 import types
 from dataclasses import fields
@@ -323,6 +324,13 @@ def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabular
     logits[0, 3] = float("nan")
     token, log_prob, _ = sample.sample_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
     assert (token < vocabulary).all() and log_prob[0].isnan() and log_prob[1].isfinite()
+
+
+def test_a_rollout_is_made_of_ordinary_tensors(transformer, head):
+    """It is drawn in inference mode, whose tensors training could neither save for a backward pass nor write to."""
+    rollout = sample.generate(transformer, head, [[1, 2], [3]], 4, 6, EOS, keep_hidden=True)
+    kept = {field.name: getattr(rollout, field.name) for field in dataclasses.fields(rollout)}
+    assert not [name for name, value in kept.items() if value.is_inference()] and len(kept) == 11
 
 
 def test_rows_of_a_rollout(transformer, head):
