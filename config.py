@@ -171,6 +171,8 @@ def validate(c: Config) -> None:
             check()
         except ValueError as error:
             wrong.append(str(error))
+    if not c.out:
+        wrong.append("--out is empty, and names the run's folder")
     run = Path(c.out)
     if c.resume and not checkpoint.whole_checkpoints(run):
         wrong.append(f"--resume: {run} holds no checkpoint")

@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
     arguments = parser.parse_args()
+    if not arguments.out:
+        parser.exit(2, "pretrain.py: --out is empty, and names the model's folder\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
         parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
     if min(arguments.steps, arguments.batch_size) < 1 or arguments.lr <= 0 or not 2 <= arguments.numbers <= 5:

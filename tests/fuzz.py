@@ -43,11 +43,14 @@ LONG = {"--steps", "--final-problems", "--eval-problems", "--problems", "--sampl
 ODD = [None, True, -1, 0, 1, 2**70, 0.5, "", "x", [], [1], {}, {"a": 1}, "gelu", 1e308]
 
 
-def fork(script: str, words: list[str], said: Path) -> int | None:
-    """The exit code of a command in a fork of this process, minus the signal that ended it, or None where it hung."""
+def fork(script: str, words: list[str], said: Path, folder: Path) -> int | None:
+    """The exit code of a command in a fork of this process, minus the signal that ended it, or None where it hung.
+
+    It runs in `folder`, since some of what a case names is a file here: eval.py --out 1."""
     child = os.fork()
     if child == 0:
         os.setsid()
+        os.chdir(folder)
         opened = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(opened, 2)
@@ -229,14 +232,14 @@ def fuzz(cases: int, seed: int, work: Path, show=lambda *text: None) -> list[str
     flags = ["--model", str(base), "--task", str(base / "problems.jsonl"), "--prompts-per-step", "2", "--samples-per-prompt", "2",
         "--steps", "2", "--max-new-tokens", "4", "--eval-samples", "2", "--final-problems", "2", "--device", "cpu", "--out", str(run),
         "--template", "raw", "--eval-every", "0", "--print-every", "1"]  # fmt: skip
-    assert fork("train.py", flags, said) == 0, said.read_text()
+    assert fork("train.py", flags, said, work) == 0, said.read_text()
     codes: dict = {}
     for number in range(cases):
         folder = work / "case"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         script, words = case(draw, base, run, folder)
-        code = fork(script, words, said)
+        code = fork(script, words, said, folder)
         text = said.read_text(errors="replace")
         codes[code] = codes.get(code, 0) + 1
         refused_clearly = code != 2 or text.splitlines()[-1].startswith(f"{script}: ")

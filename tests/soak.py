@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve each other
 import numpy as np
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and the cost of saving, over a long run.")
     parser.add_argument("--steps", type=int, default=500, help="training steps")
     arguments = parser.parse_args()
-    flags = ["--steps", str(arguments.steps), "--device", "cpu"]
+    flags = ["--steps", str(arguments.steps), "--device", "cpu", "--model", str(HERE.parent / "base_model")]
     if arguments.steps < 50:
         flags += [
             "--prompts-per-step",

@@ -413,6 +413,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         pytest.param(
             dict(device="cuda"), "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
         ),
+        (dict(out=""), "--out is empty"),
         (dict(out="A_RUN"), "holds another run"),
         (dict(out="A_MODEL"), "holds another run or model"),
         (dict(out="A_FILE"), "A_FILE"),
