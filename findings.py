@@ -1,20 +1,21 @@
 """What the trials of study.py say: tables, the frontier, and what the learned temperature reads.
 
-    python findings.py runs/study        writes findings.md, frontier.png, efficiency.png and temperature.png there
+    python findings.py runs/study                      writes findings.md, frontier.png, efficiency.png and temperature.png there
+    python findings.py runs/study --keep FILE.gz       and all trials to one small file, which it reads as well
 
-Intervals are 95%.  For accuracies they are bootstrap over seeds and problems at once: both are drawn anew, with replacement.
-For means of temperatures they are Student's over the seeds (introspect.py).
+Intervals are 95%.  For accuracies they are bootstrap over seeds and problems at once (frontier.py); for means of temperatures
+Student's over the seeds (introspect.py).
 """
 
 import argparse
-import itertools
+import gzip
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-import eval as evaluation
+import frontier
 import introspect
 import plot
 import tasks
@@ -22,36 +23,32 @@ import temperature_head
 import trials
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
+HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
+CURVES = ("reward", "groups_with_signal")  # of training, that are drawn
 
 
-def read(root: Path) -> dict[str, dict[str, list[dict]]]:
-    """regime -> method -> the results of its seeds."""
+def read(study: Path) -> dict[str, dict[str, list[dict]]]:
+    """regime -> method -> the results of its seeds: of a folder of trials, or of a file that `keep` wrote."""
+    if study.is_file():
+        with gzip.open(study, "rt") as opened:
+            results = [json.loads(line) for line in opened]
+    else:
+        results = [json.loads(file.read_text()) for file in sorted(study.glob("*/*/seed-*/result.json"))]
     found: dict[str, dict[str, list[dict]]] = {}
-    for file in sorted(root.glob("*/*/seed-*/result.json")):
-        result = json.loads(file.read_text())
-        regime, method = result["trial"]["regime"], result["trial"]["method"]
-        found.setdefault(regime, {}).setdefault(method, []).append(result)
+    for result in results:
+        found.setdefault(result["trial"]["regime"], {}).setdefault(result["trial"]["method"], []).append(result)
     return {regime: found[regime] for regime in trials.ALL if regime in found}
 
 
-def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
-    """(seeds, problems): Avg or Pass of each problem."""
-    rows = []
-    for result in results:
-        found = result["evaluations"][policy]
-        n = found["samples"]
-        rows.append([c / n if metric == "Avg" else evaluation.pass_at_k(n, c, n) for c in found["successes"]])
-    return np.array(rows)
+def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
+    """Every trial in one file of two kilobytes each: settings, each problem's successes, and the curves that are drawn.
 
-
-def interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, float]:
-    """Mean of (seeds, problems) and its 95% bounds, seeds and problems drawn anew."""
-    draw, means = np.random.default_rng(0), []
-    for _ in range(resamples):
-        seeds = draw.integers(len(values), size=len(values))
-        means.append(values[seeds].mean(0)[draw.integers(values.shape[1], size=values.shape[1])].mean())
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+    `read` gives from it the same tables and pictures, but those of the temperatures, which need the trained heads.
+    """
+    with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
+        for result in (result for methods in found.values() for results in methods.values() for result in results):
+            curves = [{name: round(row[name], 4) for name in CURVES} for row in result["metrics"]]
+            packed.write((json.dumps(result | {"metrics": curves}) + "\n").encode())
 
 
 def accuracy_table(methods: dict[str, list[dict]]) -> str:
@@ -64,59 +61,24 @@ def accuracy_table(methods: dict[str, list[dict]]) -> str:
         cells = [name, str(len(results))]
         greedy = results[0]["evaluations"]["own"]["samples"] == 1
         for metric in ("Avg", "Pass"):
-            mean, low, high = (100 * x for x in interval(per_problem(results, "own", metric)))
+            mean, low, high = (100 * x for x in frontier.interval(frontier.per_problem(results, "own", metric)))
             cells.append("" if greedy and metric == "Pass" else f"{mean:.1f} [{low:.1f}, {high:.1f}]")
-        seeds = [[100 * per_problem([r], "own", metric).mean() for metric in ("Avg", "Pass")] for r in results]
+        seeds = [[100 * frontier.per_problem([r], "own", metric).mean() for metric in ("Avg", "Pass")] for r in results]
         cells.append(", ".join(f"{avg:.1f}" if greedy else f"{avg:.1f}/{some:.1f}" for avg, some in seeds))
         cells.append(f"{np.mean([r['evaluations']['own']['temperature'] for r in results]):.2f}")
         for policy in ("0.3", "0.7", "greedy"):
             there = [r for r in results if policy in r["evaluations"]]
-            values = [100 * per_problem(there, policy, metric).mean() for metric in ("Avg", "Pass")] if there else []
+            values = (
+                [100 * frontier.per_problem(there, policy, metric).mean() for metric in ("Avg", "Pass")]
+                if there
+                else []
+            )
             cells.append("" if not there else f"{values[0]:.1f}" + ("" if policy == "greedy" else f"/{values[1]:.1f}"))
         cells.append(f"{np.mean([r['evaluations']['own']['entropy'] for r in results]):.2f}")
         signals = [np.mean([row["groups_with_signal"] for row in r["metrics"][-20:]]) for r in results if r["metrics"]]
         cells.append(f"{100 * np.mean(signals):.0f}%" if signals else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def above(point: tuple[float, float], others: list[tuple[float, float]]) -> float:
-    """How far a point (Avg, Pass) lies above the frontier of the others: its Pass less theirs at the same Avg.
-
-    The frontier runs straight between those that no other beats in both.  Right of all of them it is level.
-
-    >>> front = [(1.0, 5.0), (3.0, 3.0), (2.0, 2.0)]
-    >>> above((2.0, 4.5), front), above((4.0, 4.0), front), above((0.0, 4.0), front)
-    (0.5, 1.0, -1.0)
-    """
-    best = [p for p in others if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in others)]
-    avg, some = zip(*sorted(best))
-    return point[1] - float(np.interp(point[0], avg, some))
-
-
-def height(
-    method: list[dict], others: list[tuple[list[dict], str]], resamples: int = 300
-) -> tuple[float, float, float]:
-    """How far a method's own policy lies above the frontier of others (results, policy), with its 95% bounds.
-
-    Seeds and problems are drawn anew, the same problems for all.  A frontier is a maximum, and of noisy points one that is
-    too high: the height errs on the low side.
-    """
-    tables = [
-        np.stack([100 * per_problem(results, policy, metric) for metric in ("Avg", "Pass")])
-        for results, policy in [(method, "own"), *others]
-    ]  # (2, seeds, problems) each
-    draw, found, count = np.random.default_rng(0), [], tables[0].shape[2]
-    for resample in range(resamples + 1):  # the first as it is
-        problems = draw.integers(count, size=count) if resample else np.arange(count)
-        points = []
-        for table in tables:
-            seeds = draw.integers(table.shape[1], size=table.shape[1]) if resample else np.arange(table.shape[1])
-            avg, some = table[:, seeds].mean(1)[:, problems].mean(1)
-            points.append((float(avg), float(some)))
-        found.append(above(points[0], points[1:]))
-    low, high = np.percentile(found[1:], [2.5, 97.5])
-    return found[0], float(low), float(high)
 
 
 def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
@@ -127,12 +89,11 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
     regimes = {
         regime: methods for regime, methods in found.items() if any(name.startswith("fixed") for name in methods)
     }
-    hidden = ("short", "tokens", "longer", "greedy")
     names = dict.fromkeys(
         name
         for methods in regimes.values()
         for name in methods
-        if name not in hidden and not name.startswith(("fixed", "longer, fixed"))
+        if name not in HIDDEN and not name.startswith(("fixed", "longer, fixed"))
     )
     lines = ["| Pass@8 above the frontier | " + " | ".join(regimes) + " |", "|---" * (len(regimes) + 1) + "|"]
     for name in names:
@@ -141,64 +102,39 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
             own = [(results, "own") for other, results in methods.items() if other.startswith("fixed")]
             more = [(results, at) for results, _ in own for at in ("0.3", "0.7") if at in results[0]["evaluations"]]
             more += [(results, "own") for other, results in methods.items() if other.startswith("longer, fixed")]
-            text = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*height(methods[name], own))] if name in methods else []
+            text = (
+                ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*frontier.height(methods[name], own))] if name in methods else []
+            )
             if text and more:
-                text.append("({:+.1f} [{:+.1f}, {:+.1f}])".format(*height(methods[name], own + more)))
+                text.append("({:+.1f} [{:+.1f}, {:+.1f}])".format(*frontier.height(methods[name], own + more)))
             cells.append(" ".join(text))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def frontier(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
-    """Avg@8 against Pass@8: the fixed temperatures as a curve, each other method as a point with intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(len(found), 2)
-    rows = -(-len(found) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(6.4 * columns, 5 * rows), constrained_layout=True, squeeze=False
-    )
-    for axis in axes.flat[len(found) :]:
-        axis.remove()
-    for axis, (regime, methods) in zip(axes.flat, found.items()):
-        points = {
-            name: [[100 * x for x in interval(per_problem(results, "own", metric))] for metric in ("Avg", "Pass")]
-            for name, results in methods.items()
-            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in ("short", "tokens", "longer")
-        }
-        fixed = {name: point for name, point in points.items() if name.startswith("fixed")}
-        longer = {name: point for name, point in points.items() if name.startswith("longer, fixed")}
-        points = {name: point for name, point in points.items() if name not in longer}
-        axis.plot([p[0][0] for p in fixed.values()], [p[1][0] for p in fixed.values()], color="0.6", zorder=1)
-        if longer:
-            curve = [[p[i][0] for p in longer.values()] for i in (0, 1)]
-            axis.plot(*curve, color="0.6", linestyle=":", zorder=1, label="fixed, tokens trained longer")
-        markers = itertools.cycle("osD^vP*XpdhH<>")
-        for name, (avg, some) in points.items():
-            error = dict(
-                xerr=[[avg[0] - avg[1]], [avg[2] - avg[0]]], yerr=[[some[0] - some[1]], [some[2] - some[0]]],
-                elinewidth=0.8, linestyle="none",
-            )  # fmt: skip
-            if name in fixed:
-                axis.errorbar(avg[0], some[0], color="0.5", marker=".", **error)
-                axis.annotate(
-                    name.removeprefix("fixed "),
-                    (avg[0], some[0]),
-                    fontsize=8,
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                )
-            else:
-                axis.errorbar(avg[0], some[0], marker=next(markers), markersize=7, label=name, **error)
-        axis.set(title=regime, xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
-        axis.grid(alpha=0.3)
-        if points.keys() > fixed.keys() or longer:
-            axis.legend(fontsize=7)
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
+def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
+    """Markdown: each head less the best fixed temperature and the best other rival, for either metric its own, in percent."""
+    rows = "| regime | method | " + " | ".join(f"{m}@8 less {r}" for m in ("Avg", "Pass") for r in ("fixed", "others"))
+    lines = [rows + " |", "|---" * 6 + "|"]
+    for regime, methods in found.items():
+        sampled = {m: r for m, r in methods.items() if r[0]["evaluations"]["own"]["samples"] > 1}
+        fixed = [name for name in sampled if name.startswith(("fixed", "longer, fixed"))]
+        others = [name for name in sampled if name not in (*fixed, *HIDDEN) and not name.startswith("head")]
+        for name in [name for name in sampled if name.startswith("head")]:
+            cells = [regime, name]
+            for metric in ("Avg", "Pass"):
+                mean = {
+                    rival: frontier.per_problem(sampled[rival], "own", metric).mean() for rival in (*fixed, *others)
+                }
+                for kind in (fixed, others):
+                    if kind:
+                        best = max(kind, key=lambda rival: mean[rival])
+                        less = frontier.difference(sampled[name], sampled[best], metric)
+                        cells.append("{:+.1f} [{:+.1f}, {:+.1f}] ".format(*less) + f"({best.removeprefix('fixed ')})")
+                    else:
+                        cells.append("")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
@@ -213,7 +149,7 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         2, len(regimes), figsize=(6.4 * len(regimes), 7.5), constrained_layout=True, squeeze=False
     )
     for column, (regime, methods) in enumerate(regimes.items()):
-        for row, metric in enumerate(("reward", "groups_with_signal")):
+        for row, metric in enumerate(CURVES):
             axis = axes[row][column]
             for name, results in methods.items():
                 if "tokens first" in name or name in ("short", "tokens", "longer"):
@@ -233,17 +169,31 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and pictures of the trials of study.py.")
     parser.error = lambda message: parser.exit(2, f"findings.py: {message}; --help lists the flags\n")
-    parser.add_argument("study", help="the folder that study.py wrote, such as runs/study")
+    parser.add_argument("study", help="the folder that study.py wrote, such as runs/study, or a file that --keep wrote")
+    parser.add_argument(
+        "--out", default="", help="folder of the tables and pictures [the study's own, or runs/findings]"
+    )
+    parser.add_argument(
+        "--keep", default="", help="also write the trials to this one file, such as docs/trials.jsonl.gz"
+    )
     parser.add_argument("--problems", type=int, default=400, help="test problems on which temperatures are looked at")
     arguments = parser.parse_args()
     root = Path(arguments.study)
-    found = read(root)
-    if not found:
-        parser.exit(2, f"findings.py: {root} holds no result.json of study.py\n")
+    out = Path(arguments.out or (root if root.is_dir() else "runs/findings"))
+    try:
+        found = read(root)
+        if not found:
+            raise ValueError("holds no result.json of study.py")
+        out.mkdir(parents=True, exist_ok=True)
+        if arguments.keep:
+            keep(found, Path(arguments.keep))
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        parser.exit(2, f"findings.py: {root}: {error}\n")
     text = "".join(f"## {regime}\n\n{accuracy_table(methods)}\n\n" for regime, methods in found.items())
     text += f"## Above the frontier of the fixed temperatures\n\n{map_table(found)}\n\n"
-    frontier(found, root / "frontier.png")
-    efficiency(found, root / "efficiency.png")
+    text += f"## Heads against their best rivals\n\n{rivals_table(found)}\n\n"
+    frontier.picture(found, out / "frontier.png")
+    efficiency(found, out / "efficiency.png")
     regime, method = LEARNED
     folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
     folders = [folder for folder in folders if (folder / temperature_head.FILE).is_file()]
@@ -252,8 +202,8 @@ def main() -> None:
         problems = tasks.countdown("test", arguments.problems, results[0]["trial"].get("numbers", 3))
         metrics = [result["metrics"] for result in results]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
-        text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, root / 'temperature.png')}\n"
-    (root / "findings.md").write_text(text)
+        text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"
+    (out / "findings.md").write_text(text)
     sys.stdout.write(text)
 
 

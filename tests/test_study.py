@@ -12,6 +12,7 @@ import torch
 
 import faults
 import findings
+import frontier
 import introspect
 import rl
 import study
@@ -91,6 +92,19 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     for name in ("frontier", "efficiency", "temperature"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
+    kept, again = tmp_path / "kept.jsonl.gz", tmp_path / "again.jsonl.gz"
+    here(findings, "findings.py", str(tmp_path), "--problems", "5", "--keep", str(kept))
+    of_file = here(findings, "findings.py", str(kept), "--out", str(tmp_path / "of-file"), "--keep", str(again))
+    assert text.startswith(of_file.rstrip()) and "| 3e-5 | head, pass@8, tokens first | " in of_file
+    assert kept.read_bytes() == again.read_bytes() and len(kept.read_bytes()) < 14 * 2500
+    for name in ("frontier", "efficiency"):
+        assert (tmp_path / "of-file" / f"{name}.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    kept.write_bytes(kept.read_bytes()[:200])
+    monkeypatch.setattr(sys, "argv", ["findings.py", str(kept), "--out", str(tmp_path / "damaged")])
+    with pytest.raises(SystemExit):
+        findings.main()
+    assert capsys.readouterr().err.startswith(f"findings.py: {kept}: ") and not (tmp_path / "damaged").exists()
+
 
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
@@ -161,7 +175,7 @@ def test_findings_of_nothing_end_in_one_line(tmp_path, monkeypatch, capsys):
         findings.main()
     assert (
         ended.value.code == 2
-        and capsys.readouterr().err == f"findings.py: {tmp_path} holds no result.json of study.py\n"
+        and capsys.readouterr().err == f"findings.py: {tmp_path}: holds no result.json of study.py\n"
     )
 
 
@@ -170,7 +184,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     for _ in range(60):
         of_seed = draw.normal(0.5, 0.03, size=(8, 1))
         values = (draw.random((8, 200)) < of_seed).astype(float)
-        _, low, high = findings.interval(values, resamples=200)
+        _, low, high = frontier.interval(values, resamples=200)
         covered += low <= 0.5 <= high
     assert 50 <= covered <= 60, covered
 
@@ -182,14 +196,32 @@ def test_height_is_pass_above_the_frontier_with_an_interval_that_holds_it():
         return [{"evaluations": {"own": {"samples": 8, "successes": draw.binomial(8, rate, 3000)}}} for _ in range(3)]
 
     others = [(results(rate), "own") for rate in (0.02, 0.1)]
-    found, low, high = findings.height(results(0.2), others)
+    found, low, high = frontier.height(results(0.2), others)
     truth = 100 * (0.9**8 - 0.8**8)  # right of all others the frontier is level
     assert low < truth < high and high - low < 6 and low < found < high
-    found, low, high = findings.height(results(0.1), others)
+    found, low, high = frontier.height(results(0.1), others)
     assert low < 0 < high and abs(found) < 2
     apart = results(0.1)[:1] + results(0.2)[:1] + results(0.3)[:1]
-    _, low, high = findings.height(apart, others)
+    _, low, high = frontier.height(apart, others)
     assert high - low > 15, "seeds that differ make it wide, however many problems there are"
+
+
+def test_a_difference_is_of_the_same_problems():
+    """Problems differ far more than methods do: drawn together, a small lead shows; drawn apart, it would not."""
+    draw = np.random.default_rng(0)
+    hard = draw.beta(0.2, 0.6, size=1000)  # most problems are never or always solved
+
+    def results(lead: float) -> list[dict]:
+        rates = np.clip(hard + lead, 0, 1)
+        return [{"evaluations": {"own": {"samples": 8, "successes": draw.binomial(8, rates)}}} for _ in range(3)]
+
+    better, worse = results(0.02), results(0.0)
+    found, low, high = frontier.difference(better, worse, "Avg")
+    truth = 100 * float((np.clip(hard + 0.02, 0, 1) - hard).mean())
+    assert 0 < low < truth < high and high - low < 2
+    alone = frontier.interval(100 * frontier.per_problem(better, "own", "Avg"))
+    assert alone[2] - alone[1] > 3, "each interval alone is wider than the lead"
+    assert frontier.difference(worse, better, "Avg")[0] == -found
 
 
 def test_explained_is_the_share_that_features_tell():
