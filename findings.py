@@ -47,7 +47,7 @@ def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
     """
     with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
         for result in (result for methods in found.values() for results in methods.values() for result in results):
-            curves = [{name: round(row[name], 4) for name in CURVES} for row in result["metrics"]]
+            curves = [{name: row[name] for name in CURVES} for row in result["metrics"]]
             packed.write((json.dumps(result | {"metrics": curves}) + "\n").encode())
 
 
