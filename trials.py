@@ -4,7 +4,7 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
 
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
-    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's)
+    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "3e-6-long" for three times as many steps
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
 methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
@@ -49,7 +49,8 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
     "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
-TOKEN_LR = {"3e-6": 3e-6, "1e-5": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
+TOKEN_LR = {"3e-6": 3e-6, "3e-6-long": 3e-6, "1e-5": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
+LONG = 3  # times the steps
 ALL = ["frozen", "finished", *TOKEN_LR]
 
 
@@ -117,7 +118,6 @@ def common(size: Size) -> dict:
 def planned(size: Size, regimes: list[str]) -> list[Trial]:
     """All there is to do, in an order in which `after` comes first."""
     made = []
-    third = size.steps // 3
 
     def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
         flags = None if flags is None else common(size) | flags
@@ -146,7 +146,8 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
                 add(regime, f"head, pass@8, {name}", name, flags | PASS | HEAD, after)
     for regime in [name for name in TOKEN_LR if name in regimes]:
-        rate = {"token_lr": TOKEN_LR[regime]}
+        steps = size.steps * (LONG if regime.endswith("long") else 1)
+        rate, third = {"token_lr": TOKEN_LR[regime], "steps": steps}, steps // 3
         for name in GRID:
             add(regime, f"fixed {name}", name, rate)
         for name, policy in RULES.items():
@@ -154,7 +155,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", TAMPO, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS | SEQUENCE)
-        add(regime, "short", BEST_FIXED, rate | {"steps": size.steps - third})
+        add(regime, "short", BEST_FIXED, rate | {"steps": steps - third})
         for objective, flags in (("mean", HEAD), ("pass@8", PASS | HEAD)):
             add(regime, f"head, {objective}, temperature first", "own", rate | flags | {"temperature_first": third})
             add(regime, f"head, {objective}, every step", "own", rate | flags)
