@@ -242,9 +242,12 @@ def configuration(run: Path) -> dict:
 
 
 def check_same(run: Path, config: dict) -> None:
-    """ValueError where a resumed run's configuration differs from the one it started with, in more than its limits."""
+    """ValueError where a resumed run's configuration differs from the one it started with, in more than its limits.
+
+    A setting that is newer than the run has no value there: its default is what the run did."""
     before = configuration(run)
-    different = [name for name in config if name not in MAY_CHANGE and config[name] != before.get(name)]
+    fixed = [name for name in config if name not in MAY_CHANGE and name in before]
+    different = [name for name in fixed if config[name] != before[name]]
     if different:
-        changes = ", ".join(f"{name} was {before.get(name)!r} and is {config[name]!r}" for name in different)
+        changes = ", ".join(f"{name} was {before[name]!r} and is {config[name]!r}" for name in different)
         raise ValueError(f"{run}: cannot resume with another configuration ({changes})")

@@ -53,6 +53,7 @@ class Config:
     token_lr: float = option(2e-4, "learning rate of theta")
     token_epochs: int = option(1, "optimizer steps on each rollout")
     token_entropy: float = option(0.0, "weight of an entropy bonus")
+    token_weight: str = option("even", "even, or tau: a token's surrogate times its temperature, which cancels the 1/tau of its gradient")
     kl: float = option(0.0, "weight of a KL penalty to the initial token policy")
     # the temperature policy phi
     tau_min: float = option(0.1, "lowest temperature, above 0")
@@ -142,6 +143,8 @@ def validate(c: Config) -> None:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
     if c.advantage not in ("grpo", "dr_grpo", "rloo"):
         wrong.append(f"--advantage {c.advantage!r} is none of: grpo, dr_grpo, rloo")
+    if c.token_weight not in ("even", "tau"):
+        wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
     checks: list = [lambda: rl.sides(0, c.schedule)]  # called for their complaints only
     for objective in (c.token_objective, c.temperature_objective):
         if objective != "mean":

@@ -156,6 +156,7 @@ class StepSettings:
     kl_penalty: float = 0.0  # to the initial token policy
     max_grad_norm: float = 1.0
     micro_batch_tokens: int = 16_384
+    by_temperature: bool = False  # weigh each token by its tau: see token_step
     halved: bool = False  # memory has ended once: see faults.within_memory
 
 
@@ -174,11 +175,18 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, setting
 def token_step(
     transformer, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings, reference=None
 ) -> dict[str, float]:
-    """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty."""
+    """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty.
+
+    The gradient of log softmax(l / tau) with respect to the logits l carries 1 / tau.  Where a learned temperature is cold
+    for computations and hot for choices, the former pull several times as hard, and have the least to learn.  With
+    `settings.by_temperature` each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
+    """
 
     def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, old: Tensor, advantage: Tensor, initial: Tensor):
         log_probs, entropies = chunk_of_log_probs(transformer, hidden, tau, tokens, settings.entropy_bonus != 0)
         loss = clipped_surrogate(log_probs, old, advantage, settings)
+        if settings.by_temperature:
+            loss = loss * tau
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
         if settings.kl_penalty:

@@ -253,6 +253,7 @@ def step_settings(c: config.Config) -> tuple[rl.StepSettings, rl.StepSettings]:
     """For the token step, and for the temperature step."""
     at_once = c.micro_batch_tokens or (2048 if c.device == "cpu" else 16_384)
     tokens = rl.StepSettings(c.token_epochs, c.clip_low, c.clip_high, c.token_entropy, c.kl, c.max_grad_norm, at_once)
+    tokens.by_temperature = c.token_weight == "tau"
     tokens.halved = c.shard  # processes that gather layers together cannot try a pass again alone
     return tokens, rl.StepSettings(
         c.temperature_epochs, c.clip_low, c.clip_high, c.temperature_entropy, 0.0, c.max_grad_norm, at_once

@@ -6,7 +6,8 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
     3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "3e-6-long" for three times as many steps
 
-Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d).  All
+Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d); "by
+tau": each token's surrogate is weighed by its temperature, see rl.token_step.  All
 methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
 tokens are finished, `longer` spends the head's rollouts on the tokens instead, and is decoded at every fixed temperature.
 The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on the tuning problems, each from eight.
@@ -31,6 +32,9 @@ TAMPO = "tampo:sharpness=0.03,momentum=0.8"
 SEQUENCE = {"temperature_lr": 6e-3, "temperature_epochs": 4}
 HEAD = {"temperature_lr": 3e-3, "temperature_epochs": 2}
 PASS = {"temperature_objective": "pass@8"}
+BY_TAU = {
+    "token_weight": "tau"
+}  # for what has a temperature of its own at each token; under one temperature it changes nothing
 LEARNING = [
     {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
 ]
@@ -155,10 +159,12 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", TAMPO, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS | SEQUENCE)
+        add(regime, "EAD, by tau", RULES["EAD"], rate | BY_TAU)
         add(regime, "short", BEST_FIXED, rate | {"steps": steps - third})
         for objective, flags in (("mean", HEAD), ("pass@8", PASS | HEAD)):
             add(regime, f"head, {objective}, temperature first", "own", rate | flags | {"temperature_first": third})
             add(regime, f"head, {objective}, every step", "own", rate | flags)
+            add(regime, f"head, {objective}, every step, by tau", "own", rate | flags | BY_TAU)
             last = flags | {"schedule": "temperature", "steps": third}
             add(regime, f"head, {objective}, tokens first", "own", last, after="short")
     return made

@@ -488,6 +488,19 @@ def test_a_run_with_other_settings_is_not_resumed(base, unbroken, tmp_path):
         go(base, tmp_path / "empty", "--resume")
 
 
+def test_a_run_from_before_a_setting_was_there_resumes(unbroken, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    file = checkpoint.whole_checkpoints(run)[-1] / checkpoint.CONFIG
+    older = json.loads(file.read_text())
+    assert older.pop("token_weight") == "even"
+    file.write_text(json.dumps(older))
+    c = config.parse(["--out", str(run), "--resume"])
+    checkpoint.check_same(run, vars(c))
+    with pytest.raises(ValueError, match="seed was 0 and is 5"):
+        checkpoint.check_same(run, vars(c) | {"seed": 5})
+
+
 def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)

@@ -23,6 +23,7 @@ import eval as evaluation
 import model
 import plot
 import pretrain
+import rl
 import sample
 import tasks
 import tokenizer
@@ -392,6 +393,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(temperature_objective="pass@2"), "pass@2 of 2 samples per prompt makes every advantage 0"),
         (dict(temperature_objective="best"), "'best'"),
         (dict(advantage="gae"), "--advantage 'gae'"),
+        (dict(token_weight="odd"), "--token-weight 'odd' is none of: even, tau"),
         (dict(schedule="sometimes"), "schedule 'sometimes'"),
         (dict(tau_min=1.5, tau_max=0.1), "0 < tau_min < tau_max"),
         (dict(tau_min=0), "0 < tau_min < tau_max"),
@@ -538,6 +540,16 @@ def test_every_preset_is_valid(preset, tmp_path):
     config.validate(c)
     for task in filter(None, (c.task, c.eval_task)):
         assert task == "countdown" or task in tasks.HUB
+
+
+def test_the_settings_of_either_side_reach_its_step():
+    c = config.Config(
+        token_epochs=3, temperature_epochs=5, clip_low=0.1, clip_high=0.3, token_entropy=0.01, temperature_entropy=0.02, kl=0.04,
+        max_grad_norm=0.5, micro_batch_tokens=77, token_weight="tau",
+    )  # fmt: skip
+    tokens, temperature = train.step_settings(c)
+    assert tokens == rl.StepSettings(3, 0.1, 0.3, 0.01, 0.04, 0.5, 77, by_temperature=True)
+    assert temperature == rl.StepSettings(5, 0.1, 0.3, 0.02, 0.0, 0.5, 77)
 
 
 def test_every_flag_has_a_meaning():

@@ -273,7 +273,7 @@ def test_outside_of_the_clip_range_nothing_more_is_gained():
 # ---- the gradient: of the whole batch's token mean, whatever the micro-batches --------------------------------------
 
 
-def slow_token_gradient(transformer, rollout, advantage) -> torch.Tensor:
+def slow_token_gradient(transformer, rollout, advantage, by_temperature=False) -> torch.Tensor:
     """-1/N sum_t A grad log pi, each row alone and without padding (the ratio is 1 before the first step)."""
     total, loss = int(rollout.mask.sum()), 0.0
     for row in range(len(rollout.tokens)):
@@ -282,21 +282,22 @@ def slow_token_gradient(transformer, rollout, advantage) -> torch.Tensor:
         logits = transformer.unembed(transformer(rollout.tokens[row : row + 1, :end]))[0]
         for t in range(start, end):
             log_probs = (logits[t - 1] / rollout.temperatures[row, t]).log_softmax(-1)
-            loss = loss - advantage[row] * log_probs[rollout.tokens[row, t]] / total
+            weight = rollout.temperatures[row, t] if by_temperature else 1.0
+            loss = loss - weight * advantage[row] * log_probs[rollout.tokens[row, t]] / total
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(transformer.parameters()))])
 
 
-def test_token_gradient_is_the_batch_mean_whatever_the_micro_batches():
+@pytest.mark.parametrize("by_temperature", [False, True])
+def test_token_gradient_is_the_batch_mean_whatever_the_micro_batches(by_temperature):
     transformer, _, rollout = drawn_by_head()
     advantage, before = some_advantages(rollout), state_of(transformer)[0]
-    expected = slow_token_gradient(transformer, rollout, advantage)
+    expected = slow_token_gradient(transformer, rollout, advantage, by_temperature)
     assert expected.norm() > 0.01
     start = parameters_of(transformer)
     for tokens in (1, 33, 100_000):
         transformer.load_state_dict(before)
-        metrics = rl.token_step(
-            transformer, sgd(transformer), rollout, advantage, replace(NO_CLIP, micro_batch_tokens=tokens)
-        )
+        settings = replace(NO_CLIP, micro_batch_tokens=tokens, by_temperature=by_temperature)
+        metrics = rl.token_step(transformer, sgd(transformer), rollout, advantage, settings)
         error = (moved(transformer, start) + expected).norm() / expected.norm()
         assert error < 1e-4, (tokens, error)
         assert metrics["gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
