@@ -14,6 +14,7 @@ import checkpoint
 import distributed
 import model
 import rl
+import tasks
 
 
 def option(default, meaning: str):
@@ -29,7 +30,7 @@ class Config:
     # what is trained, on what
     model: str = option("base_model", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
-    task: str = option("countdown", "countdown, countdown:4, gsm8k, math, or a .jsonl file with problem and answer")
+    task: str = option("countdown", "countdown, countdown:4, modular, gsm8k, math, or a .jsonl file with problem and answer")
     eval_task: str = option("", "held-out problems, as --task; none: Countdown's test split, or some of the file set aside")
     template: str = option("auto", "prompt: auto, raw, plain, chat, chat-thinking")
     out: str = option("runs/countdown", "the run's folder, itself a Hugging Face model folder")
@@ -110,7 +111,7 @@ def parse(words: list[str]) -> Config:
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset!r} is none of: {', '.join(PRESETS)}")
     chosen = PRESETS[preset] | flags
-    if chosen.get("task", "countdown").partition(":")[0] != "countdown" and preset == "countdown":
+    if chosen.get("task", "countdown").partition(":")[0] not in tasks.GENERATED and preset == "countdown":
         # Real maths and real weights: the embedded model's learning rates would destroy them.
         chosen = dict(token_lr=1e-6, temperature_lr=1e-4, out=f"runs/{Path(chosen['task']).stem}") | chosen
     run = Path(chosen.get("out", Config.out))

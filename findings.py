@@ -199,7 +199,7 @@ def main() -> None:
     folders = [folder for folder in folders if (folder / temperature_head.FILE).is_file()]
     if folders:
         results = found[regime][method]
-        problems = tasks.countdown("test", arguments.problems, results[0]["trial"].get("numbers", 3))
+        problems = tasks.load(results[0]["trial"]["task"], "test", arguments.problems)
         metrics = [result["metrics"] for result in results]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
         text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"

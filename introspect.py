@@ -34,8 +34,7 @@ def student(values: list[float], digits: int = 2) -> str:
 
 def difficulty(problem: tasks.Problem) -> float:
     """Share of all plans that miss the target."""
-    numbers = tuple(int(number) for number in problem.problem.split("=")[0].split(","))
-    ends = [end for end, _ in pretrain.plans(numbers)]
+    ends = [end for end, _ in pretrain.plans_of(problem)]
     return 1 - ends.count(int(problem.answer)) / len(ends)
 
 
@@ -72,7 +71,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             columns["kind"] += places(text)
             columns["tau"] += taus.tolist()
             columns["entropy"] += rollout.entropies[row][keep].tolist()
-            columns["wrong"] += argmax_is_wrong(transformer, hidden, text)
+            columns["wrong"] += argmax_is_wrong(transformer, hidden, problems[start + row // 4], text)
             columns["difficulty"] += [hard[start + row // 4]] * len(ids)
             states.append(hidden)
             of_layers.append(layers[row, keep.nonzero()[:, 0] - 1])
@@ -96,7 +95,7 @@ def places(text: str) -> list[str]:
     >>> places("3*15=45;")
     ['operand, first digit', 'operator', 'operand, first digit', 'operand, later digit', 'format', 'result, first digit', 'result, later digit', 'format']
     """
-    classes = tasks.countdown_classes(text)
+    classes = tasks.trace_classes(text)
     return [
         kind
         if kind in ("operator", "format")
@@ -105,13 +104,12 @@ def places(text: str) -> list[str]:
     ]
 
 
-def argmax_is_wrong(transformer, hidden: torch.Tensor, text: str) -> list[float]:
+def argmax_is_wrong(transformer, hidden: torch.Tensor, problem: tasks.Problem, text: str) -> list[float]:
     """1 where the likeliest token is not the right digit of a result (given what stands before it), 0 where it is, nan elsewhere."""
     likeliest = transformer.unembed(hidden).argmax(-1).tolist()
     verdicts = [float("nan")] * len(text)
-    for match in tasks.STEP.finditer(text):
-        left, operation, right, shown = match.groups()
-        exact = str(tasks.OPERATIONS[operation](int(left), int(right)))
+    for match, result in tasks.steps_of(problem, text):
+        exact, shown = str(result), match.group(4)
         if exact[0] == "-":
             continue  # cannot be written, so no digit is right
         start = match.end() - len(shown)

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import model
+import modular
 import tasks
 import tokenizer
 
@@ -56,8 +57,33 @@ def plans(pool: tuple[int, ...]):
                     yield end, ((pool[i], operation, pool[j], result), *later)
 
 
+def plans_of(problem: tasks.Problem):
+    """Every plan for a problem, with what it ends at."""
+    if problem.kind == "modular":
+        return modular.plans(problem.problem)
+    return plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
+
+
+def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
+    """As `demonstrate`, of modular.py's problems: a plan is three operations."""
+    now, operand, target = modular.read(problem.problem)
+    if draw.random() >= aimless:
+        found = [names for end, names in modular.plans(problem.problem) if end == target]
+    else:
+        found = [names for _, names in modular.plans(problem.problem)]
+    steps = []
+    for name in draw.choices(found, [math.prod(HABITS[name] for name in names) for names in found])[0]:
+        right = modular.OPERATIONS[name](now, operand[name])
+        shown = slip(right, draw) % modular.MODULUS if draw.random() < slips else right
+        steps.append(f"{now}{name}{operand[name]}={shown}")
+        now = shown
+    return ",".join(steps) + ";"
+
+
 def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
     """One trace such as `3*5=15,15+7=22;`, by a demonstrator with these rates of aimless plans and of slips."""
+    if problem.kind == "modular":
+        return demonstrate_modular(problem, draw, aimless, slips)
     numbers = [int(number) for number in problem.problem.split("=")[0].split(",")]
     pool = [(number, number) for number in numbers]  # (what the plan has there, what is written there): slips part them
     aimed = []
@@ -122,7 +148,7 @@ def pretrain(arguments) -> None:
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": 256}, indent=2) + "\n")
     vocabulary = tokenizer.load(out)
 
-    problems = tasks.countdown("train", 10_000, arguments.numbers)
+    problems = tasks.load(arguments.task)
     stream = batches(
         problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), arguments.aimless, arguments.slips
     )
@@ -151,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the embedded Countdown base model again.")
     parser.error = lambda message: parser.exit(2, f"pretrain.py: {message}; --help lists the flags\n")
     parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
-    parser.add_argument("--numbers", type=int, default=3, help="how many numbers a problem has")
+    parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
     parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
@@ -163,12 +189,16 @@ def main() -> None:
         parser.exit(2, "pretrain.py: --out is empty, and names the model's folder\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
         parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
-    if min(arguments.steps, arguments.batch_size) < 1 or arguments.lr <= 0 or not 2 <= arguments.numbers <= 5:
-        parser.exit(2, "pretrain.py: --steps and --batch-size are at least 1, --lr above 0, --numbers from 2 to 5\n")
+    if min(arguments.steps, arguments.batch_size) < 1 or arguments.lr <= 0:
+        parser.exit(2, "pretrain.py: --steps and --batch-size are at least 1, and --lr is above 0\n")
+    if arguments.task.partition(":")[0] not in tasks.GENERATED or arguments.task == "countdown:6":
+        parser.exit(
+            2, f"pretrain.py: --task {arguments.task} is none of: countdown, countdown:2 to countdown:5, modular\n"
+        )
     try:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)
         pretrain(arguments)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"pretrain.py: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\npretrain.py: interrupted; no model was written\n")

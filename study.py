@@ -4,7 +4,7 @@
     python study.py --quick      the same with few steps, problems and seeds: seven minutes on two cores, too short to decide anything
     python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
     python study.py --tune       the eight settings of each method, on the tuning problems
-    python study.py --base runs/base4 --numbers 4        of another base model and harder problems, see pretrain.py
+    python study.py --base runs/base4 --task countdown:4     of another base model and task, see pretrain.py
 
 trials.py says what a trial is, and which there are.  Here each is run: it trains by train.py's own loop, and is then evaluated
 on test problems under its own policy, at two common temperatures and greedily (are the tokens better, or only their decoding?).
@@ -65,7 +65,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     folder.mkdir(parents=True, exist_ok=True)
     transformer, vocabulary = model.load(source), tokenizer.load(source)
-    asked = tasks.countdown(split, problems, trial.numbers)
+    asked = tasks.load(trial.task, split, problems)
     policies = {"own": baselines.make(trial.policy, source)}
     if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
         policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
@@ -121,7 +121,7 @@ def tune(root: Path, size: Size, jobs: int) -> None:
         with_flags = None if chosen is None else flags | chosen
         for seed in range(4 if chosen is None else 1):
             name = " ".join((policy, *rates))
-            todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.numbers))
+            todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
     scores: dict[str, list[float]] = {}
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
         own = result["evaluations"]["own"]
@@ -144,18 +144,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
-    parser.add_argument("--numbers", type=int, default=3, help="of each problem: what that model was pretrained on")
-    parser.add_argument("--out", default="", help="folder of the trials [runs/study, study-quick, study-4 ...]")
+    parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
+    parser.add_argument(
+        "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4 ...]"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.regimes) - set(trials.ALL):
         parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(trials.ALL)}\n")
-    if arguments.seeds < 0 or arguments.jobs < 1 or not 2 <= arguments.numbers <= 6:
-        parser.exit(2, "study.py: --jobs is at least 1, --seeds at least 0, and --numbers 2 to 6\n")
+    if arguments.seeds < 0 or arguments.jobs < 1 or arguments.task.partition(":")[0] not in tasks.GENERATED:
+        parser.exit(2, "study.py: --jobs is at least 1, --seeds at least 0, and --task countdown:N or modular\n")
+    try:
+        tasks.load(arguments.task, "test", 1)
+    except ValueError as error:
+        parser.exit(2, f"study.py: {error}\n")
     if not (Path(arguments.base) / "config.json").is_file():
         parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = trials.QUICK if arguments.quick else trials.FULL
-    size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, numbers=arguments.numbers)
-    name = "study" + "-quick" * arguments.quick + f"-{arguments.numbers}" * (arguments.numbers != 3)
+    size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)
+    name = "study" + "-quick" * arguments.quick
+    if arguments.task != "countdown:3":
+        name += "-" + arguments.task.replace(":", "")
     root = Path(arguments.out or f"runs/{name}")
     if arguments.tune:
         return tune(root, size, arguments.jobs)

@@ -1,6 +1,7 @@
 """What is asked and what is right: problems, their prompts, their rewards.
 
     countdown, countdown:4            generated: reach a target, using every number once
+    modular                           generated: reach a target in three steps, modulo 100 (modular.py)
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub through `datasets`
     any/file.jsonl                    one object a line with `problem` and `answer`
 
@@ -17,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import modular
 import verify
 
 
@@ -24,7 +26,7 @@ import verify
 class Problem:
     problem: str
     answer: str
-    kind: str = "math"  # or "countdown"
+    kind: str = "math"  # or one of GENERATED
 
 
 # ---- Countdown: 3,5,7=22:  ->  3*5=15,15+7=22; ---------------------------------------------------------------------
@@ -33,6 +35,7 @@ LARGEST_NUMBER = 12
 OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 NUMBER = "(0|[1-9][0-9]{0,6})"
 STEP = re.compile(f"{NUMBER}([-+*]){NUMBER}={NUMBER}")
+GENERATED = ("countdown", "modular")
 SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 
@@ -45,19 +48,34 @@ def countdown(split: str, count: int, numbers: int = 3) -> list[Problem]:
     >>> countdown("train", 2)
     [Problem(problem='2,3,8=30:', answer='30', kind='countdown'), Problem(problem='7,6,6=78:', answer='78', kind='countdown')]
     """
-    if split not in SPLITS:
-        raise ValueError(f"countdown has the splits {', '.join(SPLITS)}, and not {split!r}")
-    draw, found = random.Random(f"countdown {split} {numbers}"), {}
-    misses = 0
-    while (
-        len(found) < count and misses < 5000
-    ):  # so many draws in a row with nothing new: the split is as good as empty
+
+    def one(draw: random.Random) -> tuple[str, Problem]:
         drawn = [draw.randint(1, LARGEST_NUMBER) for _ in range(numbers)]
         target = random_target(drawn, draw)
-        key = f"{sorted(drawn)} {target}"
+        return f"{sorted(drawn)} {target}", Problem(f"{','.join(map(str, drawn))}={target}:", str(target), "countdown")
+
+    return distinct(one, split, count, f"countdown {split} {numbers}")
+
+
+def modular_problems(split: str, count: int) -> list[Problem]:
+    """As `countdown`, of modular.py's."""
+
+    def one(draw: random.Random) -> tuple[str, Problem]:
+        text = modular.draw_problem(draw)
+        return text, Problem(text, str(modular.read(text)[2]), "modular")
+
+    return distinct(one, split, count, f"modular {split}")
+
+
+def distinct(one, split: str, count: int, seed: str) -> list[Problem]:
+    """`count` problems of a split with different keys; one(draw) -> (key, problem), and the key's hash is the split."""
+    if split not in SPLITS:
+        raise ValueError(f"generated problems have the splits {', '.join(SPLITS)}, and not {split!r}")
+    draw, found, misses = random.Random(seed), {}, 0
+    while len(found) < count and misses < 5000:  # so many with nothing new: the split is as good as empty
+        key, problem = one(draw)
         if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 in SPLITS[split] and key not in found:
-            found[key] = Problem(f"{','.join(map(str, drawn))}={target}:", str(target), "countdown")
-            misses = 0
+            found[key], misses = problem, 0
         misses += 1
     return list(found.values())
 
@@ -102,11 +120,13 @@ def countdown_reward(problem: Problem, text: str) -> float:
 
 
 def completion_length(problem: Problem) -> int:
-    """Tokens that a right completion may need: of Countdown the longest trace and its end, of the others 1,024.
+    """Tokens that a right completion may need: the longest trace and its end, of problems that are not generated 1,024.
 
     >>> completion_length(Problem("3,5,7=22:", "22", "countdown"))  # as 12*12=144,144*12=1728; and the end of text
     24
     """
+    if problem.kind == "modular":
+        return modular.LENGTH
     if problem.kind != "countdown":
         return 1024
     numbers = problem.problem.count(",") + 1
@@ -114,10 +134,18 @@ def completion_length(problem: Problem) -> int:
     return sum(left + right + 5 for left, right in zip(digits, digits[1:])) + numbers - 1
 
 
-def countdown_classes(text: str) -> list[str]:
+def steps_of(problem: Problem, text: str):
+    """Each step that a trace holds, as a match of `left, operation, right, result`, and what its result should be."""
+    operations, step = (modular.OPERATIONS, modular.STEP) if problem.kind == "modular" else (OPERATIONS, STEP)
+    for match in step.finditer(text):
+        left, operation, right, _ = match.groups()
+        yield match, operations[operation](int(left), int(right))
+
+
+def trace_classes(text: str) -> list[str]:
     """What each character of a trace is: a choice (operand, operator), a computation (result), or form (format).
 
-    >>> countdown_classes("3*5=15;")
+    >>> trace_classes("3*5=15;")
     ['operand', 'operator', 'operand', 'format', 'result', 'result', 'format']
     """
     classes, in_result = [], False
@@ -157,7 +185,7 @@ HUB = {  # name: (hub id, configuration, split, problem field, answer field, how
 def load(name: str, split: str = "train", count: int | None = None) -> list[Problem]:
     """The problems of a task, the first `count` of them if it is given.
 
-    `split` (train, tuning, test) is for Countdown, of which there are 10,000 at most; the others have names or files.
+    `split` (train, tuning, test) is for what is generated, 10,000 at most; the others have names or files.
     Raises ValueError or FileNotFoundError with the task, the file and the line.
     """
     if name.partition(":")[0] == "countdown":
@@ -165,11 +193,13 @@ def load(name: str, split: str = "train", count: int | None = None) -> list[Prob
         if not numbers.isdigit() or not 2 <= int(numbers) <= 6:
             raise ValueError(f"task {name!r}: countdown takes 2 to 6 numbers, as in countdown:4")
         return countdown(split, count or 10_000, int(numbers))
+    if name == "modular":
+        return modular_problems(split, count or 10_000)
     if name in HUB:
         return from_hub(name)[:count]
     if name.endswith((".jsonl", ".json")):
         return read_jsonl(name)[:count]
-    raise ValueError(f"task {name!r} is none of: countdown, {', '.join(HUB)}, or a .jsonl file")
+    raise ValueError(f"task {name!r} is none of: countdown, modular, {', '.join(HUB)}, or a .jsonl file")
 
 
 def from_hub(name: str) -> list[Problem]:
@@ -225,8 +255,8 @@ TEMPLATES = ("auto", "raw", "plain", "chat", "chat-thinking")
 
 
 def choose_template(problem: str, vocabulary) -> str:
-    if re.fullmatch(r"[0-9,]+=[0-9]+:", problem):
-        return "raw"  # Countdown's own notation
+    if re.fullmatch(r"[0-9,]+=[0-9]+:", problem) or modular.PROBLEM.fullmatch(problem):
+        return "raw"  # a notation of its own
     return "plain" if vocabulary.token_to_id("<|im_start|>") is None else "chat"
 
 
@@ -274,6 +304,8 @@ def rewards(problems: list[Problem], texts: list[str], finished: list[bool]) -> 
     for index, (problem, text, whole) in enumerate(zip(problems, texts, finished, strict=True)):
         if whole and problem.kind == "countdown":
             result[index] = countdown_reward(problem, text)
+        elif whole and problem.kind == "modular":
+            result[index] = float(modular.is_solved(problem.problem, text))
         elif whole:
             maths.append(index)
     checked = verify.rewards([texts[i] for i in maths], [problems[i].answer for i in maths]) if maths else []

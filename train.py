@@ -178,7 +178,7 @@ def prepare(c: config.Config) -> Parts:
     first_step = (
         checkpoint.resume(run, optimizers) if c.resume else checkpoint.begin(run, transformer, c.keep_checkpoints)
     )
-    if distributed.is_first() and not c.resume and held_out[0].kind != "countdown":
+    if distributed.is_first() and not c.resume and held_out[0].kind not in tasks.GENERATED:
         tasks.write_jsonl(run / "held_out.jsonl", held_out)
     return Parts(
         vocabulary, training, held_out, transformer, sampler, policy, reference, optimizers, first_step, length
@@ -203,7 +203,7 @@ def sample_in_parts(
 def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Problem, list[int]]], list[tasks.Problem]]:
     """Training problems with their prompt ids, and held-out problems; no problem is in both, none has a long prompt."""
     problems = tasks.load(c.task, "train")
-    if c.eval_task or problems[0].kind == "countdown":
+    if c.eval_task or problems[0].kind in tasks.GENERATED:
         set_aside = tasks.load(c.eval_task or c.task, "test")
     else:
         set_aside = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]

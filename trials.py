@@ -65,7 +65,7 @@ class Size(NamedTuple):
     problems: int
     seeds: int
     base: str = "base_model"
-    numbers: int = 3  # of each problem
+    task: str = "countdown:3"
 
 
 FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
@@ -108,13 +108,13 @@ class Trial(NamedTuple):
     flags: dict | None
     after: str = ""  # the method whose tokens it starts from
     base: str = "base_model"  # where there is no such method
-    numbers: int = 3
+    task: str = "countdown:3"
 
 
 def common(size: Size) -> dict:
     """train.py's flags that all trials share."""
     return dict(
-        task=f"countdown:{size.numbers}", steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
+        task=size.task, steps=size.steps, prompts_per_step=size.prompts, tau_min=0.05, eval_every=0,
         print_every=0, final_problems=8, save_every=10**6,
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
 
     def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
         flags = None if flags is None else common(size) | flags
-        of_size = after, size.base, size.numbers
+        of_size = after, size.base, size.task
         made.extend(Trial(regime, method, seed, policy, flags, *of_size) for seed in range(size.seeds))
 
     alone = {"schedule": "temperature", "steps": size.alone}

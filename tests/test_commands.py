@@ -340,7 +340,7 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
 
 
 def test_pretrain_writes_a_folder_that_train_reads(tmp_path, here):
-    code, _, error = here("pretrain.py", out=tmp_path / "base", numbers=4, steps=2, batch_size=4)
+    code, _, error = here("pretrain.py", out=tmp_path / "base", task="countdown:4", steps=2, batch_size=4)
     assert code == 0, error
     assert tokenizer.load(tmp_path / "base").eos_ids == {256}
     run = tmp_path / "run"

@@ -111,25 +111,40 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
     monkeypatch.chdir(tmp_path)
-    words = ["study.py", "--quick", "--jobs", "1", "--methods", "fixed 0.7", "--regimes", "3e-5", "--numbers", "2"]
+    words = [
+        "study.py",
+        "--quick",
+        "--jobs",
+        "1",
+        "--methods",
+        "fixed 0.7",
+        "--regimes",
+        "3e-5",
+        "--task",
+        "countdown:2",
+    ]
     base = os.path.relpath(Path(study.__file__).parent / "base_model")
     monkeypatch.setattr(sys, "argv", [*words, "--base", base])
     asked_for, really = [], tasks.countdown
     monkeypatch.setattr(tasks, "countdown", lambda *given: asked_for.append(given) or really(*given))
     study.main()
     assert ("test", 6, 2) in asked_for
-    file = tmp_path / "runs/study-quick-2/3e-5/fixed-0.7/seed-0"
+    file = tmp_path / "runs/study-quick-countdown2/3e-5/fixed-0.7/seed-0"
     trial = json.loads((file / "result.json").read_text())["trial"]
-    assert trial["base"] == base and trial["numbers"] == 2 and trial["flags"]["task"] == "countdown:2"
+    assert trial["base"] == base and trial["task"] == trial["flags"]["task"] == "countdown:2"
     asked = [json.loads(line)["problem"] for line in (file / "samples.jsonl").read_text().splitlines()]
     assert asked and all(text.count(",") == 1 for text in asked)
     monkeypatch.setattr(sys, "argv", [*words[:5], "head, pass@8", "--regimes", "frozen", *words[-2:], "--base", base])
     study.main()
-    monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-2", "--problems", "5"])
+    monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-countdown2", "--problems", "5"])
     findings.main()
     assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
     capsys.readouterr()
-    for more, said in (([], "no model's folder"), (["--base", base, "--numbers", "7"], "2 to 6")):
+    for more, said in (
+        ([], "no model's folder"),
+        (["--base", base, "--task", "countdown:7"], "2 to 6"),
+        (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
+    ):
         monkeypatch.setattr(sys, "argv", [*words, *more])
         with pytest.raises(SystemExit) as ended:
             study.main()
@@ -239,15 +254,20 @@ def test_argmax_is_judged_only_where_a_right_digit_exists():
         def unembed(self, hidden):
             return torch.nn.functional.one_hot(torch.full((len(hidden),), ord("7")), 257).float()
 
-    assert introspect.argmax_is_wrong(Always7(), torch.zeros(6, 1), "5-8=7;")[4] != 1.0, (
+    countdown = tasks.Problem("5,8=7:", "7", "countdown")
+    assert introspect.argmax_is_wrong(Always7(), torch.zeros(6, 1), countdown, "5-8=7;")[4] != 1.0, (
         "-3 cannot be written: no digit is right"
     )
     text = "9+8=17,17+5=23;"  # results begin at 4 and at 12; 22 would be right
-    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), text)
+    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), countdown, text)
     judged = {i: v for i, v in enumerate(verdicts) if v == v}
     assert judged == {4: 1.0, 5: 0.0, 12: 1.0, 13: 1.0}
+    text, modular = "98+9=7,7*12=84,4-9=1;", tasks.Problem("98,+9,-9,*12=1:", "1", "modular")  # 7, 84 and 95 are right
+    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), modular, text)
+    assert {i: v for i, v in enumerate(verdicts) if v == v} == {5: 0.0, 12: 1.0, 13: 1.0, 19: 1.0}
 
 
 def test_difficulty_is_the_share_of_plans_that_miss():
     easy, hard = (tasks.Problem(p, p.split("=")[1][:-1], "countdown") for p in ("1,1,1=1:", "2,3,7=42:"))
     assert 0 < introspect.difficulty(easy) < introspect.difficulty(hard) < 1
+    assert introspect.difficulty(tasks.Problem("5,+7,-4,*3=32:", "32", "modular")) == pytest.approx(26 / 27)

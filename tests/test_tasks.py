@@ -181,11 +181,11 @@ def test_a_number_that_is_given_twice_is_used_twice():
 
 
 def test_classes_name_every_character():
-    assert tasks.countdown_classes("12-5=7,7*3=21;") == (
+    assert tasks.trace_classes("12-5=7,7*3=21;") == (
         ["operand"] * 2 + ["operator", "operand", "format", "result", "format"]
         + ["operand", "operator", "operand", "format", "result", "result", "format"]
     )  # fmt: skip
-    assert len(tasks.countdown_classes("é=;;x")) == 5 and tasks.countdown_classes("") == []
+    assert len(tasks.trace_classes("é=;;x")) == 5 and tasks.countdown_classes("") == []
 
 
 # ---- rewards: through the verifier ----------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""A second generated task: from one number to another in three steps, modulo 100, with three operations to choose from.
+
+    5,+7,-4,*3=32:   ->   5+7=12,12*3=36,36-4=32;
+
+Countdown asks which numbers to join; here the numbers are given and each step chooses an operation, any of them as often as
+wanted.  What is left of a step is computation, and harder: products are reduced.  This file imports nothing local: tasks.py
+asks it for problems and rewards, pretrain.py for a demonstrator's plans.
+"""
+
+import itertools
+import random
+import re
+
+MODULUS, STEPS = 100, 3
+OPERATIONS = {
+    "+": lambda a, b: (a + b) % MODULUS,
+    "-": lambda a, b: (a - b) % MODULUS,
+    "*": lambda a, b: a * b % MODULUS,
+}
+NUMBER = "(0|[1-9][0-9]?)"
+STEP = re.compile(f"{NUMBER}([-+*]){NUMBER}={NUMBER}")
+PROBLEM = re.compile(f"{NUMBER},([+]){NUMBER},([-]){NUMBER},([*]){NUMBER}={NUMBER}:")
+LENGTH = STEPS * len("99*12=99,") + 1  # tokens of the longest trace and its end
+
+
+def draw_problem(draw: random.Random) -> str:
+    """One that can be solved: its target comes from three random steps.
+
+    >>> draw_problem(random.Random(0))
+    '50,+12,-1,*4=95:'
+    """
+    start = draw.randint(1, MODULUS - 1)
+    operations = [("+", draw.randint(1, 12)), ("-", draw.randint(1, 12)), ("*", draw.randint(2, 9))]
+    target = start
+    for name, operand in draw.choices(operations, k=STEPS):
+        target = OPERATIONS[name](target, operand)
+    return f"{start},{','.join(name + str(operand) for name, operand in operations)}={target}:"
+
+
+def read(problem: str) -> tuple[int, dict[str, int], int]:
+    """Start, operand of each operation, target.
+
+    >>> read("5,+7,-4,*3=32:")
+    (5, {'+': 7, '-': 4, '*': 3}, 32)
+    """
+    start, *middle, target = PROBLEM.fullmatch(problem).groups()
+    return int(start), {name: int(operand) for name, operand in zip(middle[::2], middle[1::2])}, int(target)
+
+
+def plans(problem: str):
+    """Every choice of three operations, with what it ends at."""
+    start, operand, _ = read(problem)
+    for names in itertools.product(operand, repeat=STEPS):
+        value = start
+        for name in names:
+            value = OPERATIONS[name](value, operand[name])
+        yield value, names
+
+
+def is_solved(problem: str, text: str) -> bool:
+    """Whether three steps, each from where the one before ended, each right, reach the target; and nothing else is there.
+
+    >>> [is_solved("5,+7,-4,*3=32:", trace) for trace in ("5+7=12,12*3=36,36-4=32;", "5+7=12,12*3=36,36-4=32", "5*3=15,15+7=22,22+7=29;")]
+    [True, False, False]
+    """
+    now, operand, target = read(problem)
+    steps = text[:-1].split(",")
+    if not text.endswith(";") or len(steps) != STEPS:
+        return False
+    for step in steps:
+        match = STEP.fullmatch(step)
+        if not match:
+            return False
+        left, name, right, result = match.groups()
+        if (int(left), int(right), int(result)) != (now, operand[name], OPERATIONS[name](now, operand[name])):
+            return False
+        now = int(result)
+    return now == target
