@@ -185,7 +185,7 @@ def test_classes_name_every_character():
         ["operand"] * 2 + ["operator", "operand", "format", "result", "format"]
         + ["operand", "operator", "operand", "format", "result", "result", "format"]
     )  # fmt: skip
-    assert len(tasks.trace_classes("é=;;x")) == 5 and tasks.countdown_classes("") == []
+    assert len(tasks.trace_classes("é=;;x")) == 5 and tasks.trace_classes("") == []
 
 
 # ---- rewards: through the verifier ----------------------------------------------------------------------------------
