@@ -241,13 +241,12 @@ def configuration(run: Path) -> dict:
         raise ValueError(f"{file}: not a configuration ({error}); remove {file.parent}") from None
 
 
-def check_same(run: Path, config: dict) -> None:
+def check_same(run: Path, config: dict, defaults: dict) -> None:
     """ValueError where a resumed run's configuration differs from the one it started with, in more than its limits.
 
     A setting that is newer than the run has no value there: its default is what the run did."""
-    before = configuration(run)
-    fixed = [name for name in config if name not in MAY_CHANGE and name in before]
-    different = [name for name in fixed if config[name] != before[name]]
+    before = defaults | configuration(run)
+    different = [name for name in config if name not in MAY_CHANGE and config[name] != before[name]]
     if different:
         changes = ", ".join(f"{name} was {before[name]!r} and is {config[name]!r}" for name in different)
         raise ValueError(f"{run}: cannot resume with another configuration ({changes})")

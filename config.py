@@ -31,7 +31,7 @@ class Config:
     model: str = option("base_model", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
     task: str = option("countdown", "countdown, countdown:4, modular, gsm8k, math, or a .jsonl file with problem and answer")
-    eval_task: str = option("", "held-out problems, as --task; none: Countdown's test split, or some of the file set aside")
+    eval_task: str = option("", "held-out problems, as --task; none: a generated task's test split, or some of the file set aside")
     template: str = option("auto", "prompt: auto, raw, plain, chat, chat-thinking")
     out: str = option("runs/countdown", "the run's folder, itself a Hugging Face model folder")
     resume: bool = option(False, "go on from the newest checkpoint in --out")
@@ -41,7 +41,7 @@ class Config:
     steps: int = option(200, "rollouts, each followed by its optimizer steps")
     prompts_per_step: int = option(16, "problems a rollout (P)")
     samples_per_prompt: int = option(16, "completions a problem (G)")
-    max_new_tokens: int = option(0, "longest completion, a longer one is cut and earns 0; 0: what Countdown needs, 1024 otherwise")
+    max_new_tokens: int = option(0, "longest completion, a longer one is cut and earns 0; 0: what a generated task needs, 1024 otherwise")
     max_prompt_tokens: int = option(512, "problems with longer prompts are left out")
     rollout_rows: int = option(0, "completions sampled at a time; 0: as many as 16 GiB of keys and values hold, to 512")
     # objectives
@@ -114,6 +114,8 @@ def parse(words: list[str]) -> Config:
     if chosen.get("task", "countdown").partition(":")[0] not in tasks.GENERATED and preset == "countdown":
         # Real maths and real weights: the embedded model's learning rates would destroy them.
         chosen = dict(token_lr=1e-6, temperature_lr=1e-4, out=f"runs/{Path(chosen['task']).stem}") | chosen
+    if chosen.get("task") == "modular":
+        chosen = dict(out="runs/modular") | chosen
     run = Path(chosen.get("out", Config.out))
     if flags.get("resume") and checkpoint.whole_checkpoints(run):
         chosen = checkpoint.configuration(run) | {"out": str(run)} | flags  # the folder may have been moved

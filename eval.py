@@ -144,7 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=8, help="samples a problem")
     parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: what Countdown needs, 1024 otherwise")
+    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: what a generated task needs, 1024 otherwise")
     parser.add_argument(
         "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
     )

@@ -9,8 +9,10 @@ Student's over the seeds (introspect.py).
 
 import argparse
 import gzip
+import itertools
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +25,24 @@ import temperature_head
 import trials
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
-HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
 CURVES = ("reward", "groups_with_signal")  # of training, that are drawn
 
 
 def read(study: Path) -> dict[str, dict[str, list[dict]]]:
-    """regime -> method -> the results of its seeds: of a folder of trials, or of a file that `keep` wrote."""
-    if study.is_file():
-        with gzip.open(study, "rt") as opened:
-            results = [json.loads(line) for line in opened]
-    else:
-        results = [json.loads(file.read_text()) for file in sorted(study.glob("*/*/seed-*/result.json"))]
+    """regime -> method -> the results of its seeds: of a folder of trials, or of a file that `keep` wrote.
+
+    ValueError where a result is not what study.py writes."""
+    try:
+        if study.is_file():
+            texts = gzip.decompress(study.read_bytes()).decode().splitlines()
+        else:
+            texts = [file.read_text() for file in sorted(study.glob("*/*/seed-*/result.json"))]
+        results = [json.loads(text) for text in texts]
+    except (EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"damaged ({error})") from None
+    for result in results:
+        if not isinstance(result, dict) or not {"trial", "metrics", "evaluations"} <= result.keys():
+            raise ValueError("holds a result that study.py has not written")
     found: dict[str, dict[str, list[dict]]] = {}
     for result in results:
         found.setdefault(result["trial"]["regime"], {}).setdefault(result["trial"]["method"], []).append(result)
@@ -41,7 +50,7 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
 
 
 def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
-    """Every trial in one file of two kilobytes each: settings, each problem's successes, and the curves that are drawn.
+    """Every trial in one file, two kilobytes a trial: settings, each problem's successes, and the curves that are drawn.
 
     `read` gives from it the same tables and pictures, but those of the temperatures, which need the trained heads.
     """
@@ -93,7 +102,7 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
         name
         for methods in regimes.values()
         for name in methods
-        if name not in HIDDEN and not name.startswith(("fixed", "longer, fixed"))
+        if name not in frontier.HIDDEN and not name.startswith(("fixed", "longer, fixed"))
     )
     lines = ["| Pass@8 above the frontier | " + " | ".join(regimes) + " |", "|---" * (len(regimes) + 1) + "|"]
     for name in names:
@@ -113,26 +122,31 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
 
 
 def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
-    """Markdown: each head less the best fixed temperature and the best other rival, for either metric its own, in percent."""
-    rows = "| regime | method | " + " | ".join(f"{m}@8 less {r}" for m in ("Avg", "Pass") for r in ("fixed", "others"))
-    lines = [rows + " |", "|---" * 6 + "|"]
+    """Markdown: each head less the best fixed temperature and the best other rival, for either metric its own, in percent.
+
+    Fixed temperatures count with their tokens decoded at 0.3, at 0.7 and greedily too.  The best is chosen on the same problems, which
+    errs against the head.
+    """
+    columns = [f"{metric}@8 less {of}" for metric in ("Avg", "Pass") for of in ("fixed", "others")]
+    lines = ["| regime | method | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
     for regime, methods in found.items():
-        sampled = {m: r for m, r in methods.items() if r[0]["evaluations"]["own"]["samples"] > 1}
-        fixed = [name for name in sampled if name.startswith(("fixed", "longer, fixed"))]
-        others = [name for name in sampled if name not in (*fixed, *HIDDEN) and not name.startswith("head")]
-        for name in [name for name in sampled if name.startswith("head")]:
-            cells = [regime, name]
-            for metric in ("Avg", "Pass"):
-                mean = {
-                    rival: frontier.per_problem(sampled[rival], "own", metric).mean() for rival in (*fixed, *others)
-                }
-                for kind in (fixed, others):
-                    if kind:
-                        best = max(kind, key=lambda rival: mean[rival])
-                        less = frontier.difference(sampled[name], sampled[best], metric)
-                        cells.append("{:+.1f} [{:+.1f}, {:+.1f}] ".format(*less) + f"({best.removeprefix('fixed ')})")
-                    else:
-                        cells.append("")
+        ways = [(name, at) for name, results in methods.items() for at in results[0]["evaluations"]]
+        fixed = [(name, at) for name, at in ways if name.startswith(("fixed", "longer, fixed", "greedy"))]
+        others = [(name, at) for name, at in ways if at == "own" and not name.startswith("head")]
+        others = [(name, at) for name, at in others if name not in frontier.HIDDEN and (name, at) not in fixed]
+        for head in [name for name in methods if name.startswith("head")]:
+            cells = [regime, head]
+            for metric, rivals in itertools.product(("Avg", "Pass"), (fixed, others)):
+                samples = {(name, at): methods[name][0]["evaluations"][at]["samples"] for name, at in rivals}
+                able = [rival for rival in rivals if metric == "Avg" or samples[rival] > 1]  # greedy has no Pass
+                if able:
+                    means = [frontier.per_problem(methods[name], at, metric).mean() for name, at in able]
+                    name, at = able[int(np.argmax(means))]
+                    less = frontier.difference(methods[head], methods[name], metric, at)
+                    how = name.removeprefix("fixed ") + ("" if at == "own" else f", decoded at {at}")
+                    cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*less) + f" ({how})")
+                else:
+                    cells.append("")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -152,7 +166,7 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         for row, metric in enumerate(CURVES):
             axis = axes[row][column]
             for name, results in methods.items():
-                if "tokens first" in name or name in ("short", "tokens", "longer"):
+                if "tokens first" in name or name in frontier.HIDDEN:
                     continue
                 shortest = min(len(r["metrics"]) for r in results)
                 curves = [plot.smooth([line[metric] for line in r["metrics"][:shortest]])[0] for r in results]
@@ -187,7 +201,7 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         if arguments.keep:
             keep(found, Path(arguments.keep))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"findings.py: {root}: {error}\n")
     text = "".join(f"## {regime}\n\n{accuracy_table(methods)}\n\n" for regime, methods in found.items())
     text += f"## Above the frontier of the fixed temperatures\n\n{map_table(found)}\n\n"
@@ -199,7 +213,7 @@ def main() -> None:
     folders = [folder for folder in folders if (folder / temperature_head.FILE).is_file()]
     if folders:
         results = found[regime][method]
-        problems = tasks.load(results[0]["trial"]["task"], "test", arguments.problems)
+        problems = tasks.load(results[0]["trial"]["flags"]["task"], "test", arguments.problems)
         metrics = [result["metrics"] for result in results]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
         text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"

@@ -15,6 +15,8 @@ import numpy as np
 
 import eval as evaluation
 
+HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
+
 
 def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
     """(seeds, problems): Avg or Pass of each problem."""
@@ -75,12 +77,14 @@ def height(
     return found[0], float(low), float(high)
 
 
-def difference(method: list[dict], rival: list[dict], metric: str, resamples: int = 1000) -> tuple[float, float, float]:
-    """How much more of a metric ("Avg", "Pass"; in percent) a method has than a rival, with its 95% bounds.
+def difference(
+    method: list[dict], rival: list[dict], metric: str, at: str = "own", resamples: int = 1000
+) -> tuple[float, float, float]:
+    """How much more of a metric ("Avg", "Pass"; in percent) a method has than a rival, decoded `at`, with its 95% bounds.
 
     Seeds are drawn anew for each, problems for both together.
     """
-    tables = [100 * per_problem(results, "own", metric) for results in (method, rival)]  # (seeds, problems) each
+    tables = [100 * per_problem(*of, metric) for of in ((method, "own"), (rival, at))]  # (seeds, problems) each
     draw, found, count = np.random.default_rng(0), [], tables[0].shape[1]
     for _ in range(resamples):
         problems = draw.integers(count, size=count)
@@ -108,7 +112,7 @@ def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         points = {
             name: [[100 * x for x in interval(per_problem(results, "own", metric))] for metric in ("Avg", "Pass")]
             for name, results in methods.items()
-            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in ("short", "tokens", "longer")
+            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in HIDDEN
         }
         fixed = {name: point for name, point in points.items() if name.startswith("fixed")}
         longer = {name: point for name, point in points.items() if name.startswith("longer, fixed")}

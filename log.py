@@ -22,7 +22,7 @@ ENTROPY_BINS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats; lower ends of the bins i
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
-    """What a rollout shows: rewards (P, G), lengths, entropy, temperatures (for Countdown, by what the token is)."""
+    """What a rollout shows: rewards (P, G), lengths, entropy, temperatures (for generated tasks, by what the token is)."""
     taus, has_signal = rollout.temperatures[rollout.mask], ~(rewards == rewards[:, :1]).all(1)
     entropies = rollout.entropies[rollout.mask]
     metrics = {

@@ -156,7 +156,7 @@ class StepSettings:
     kl_penalty: float = 0.0  # to the initial token policy
     max_grad_norm: float = 1.0
     micro_batch_tokens: int = 16_384
-    by_temperature: bool = False  # weigh each token by its tau: see token_step
+    by_temperature: bool = False  # weight each token by its tau: see token_step
     halved: bool = False  # memory has ended once: see faults.within_memory
 
 
@@ -177,8 +177,8 @@ def token_step(
 ) -> dict[str, float]:
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty.
 
-    The gradient of log softmax(l / tau) with respect to the logits l carries 1 / tau.  Where a learned temperature is cold
-    for computations and hot for choices, the former pull several times as hard, and have the least to learn.  With
+    The gradient of log softmax(l / tau) with respect to the logits l is (onehot - p_tau) / tau.  Where a learned temperature
+    is cold for computations and hot for choices, a mistake in the former pulls several times as hard.  With
     `settings.by_temperature` each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
     """
 

@@ -139,8 +139,12 @@ def main() -> None:
     parser.add_argument(
         "--list", action="store_true", help="say what there is to do and what of it is done; do nothing"
     )
-    parser.add_argument("--regimes", nargs="+", default=trials.ALL, help=", ".join(trials.ALL))
-    parser.add_argument("--methods", nargs="+", default=[""], help="only methods whose name holds one of these")
+    parser.add_argument(
+        "--regimes", nargs="+", help=f"{', '.join(trials.ALL)} [all; with --quick all but the long one]"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", default=[""], help="only methods of these names, or whose name holds one of these"
+    )
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
@@ -149,10 +153,12 @@ def main() -> None:
         "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4 ...]"
     )
     arguments = parser.parse_args()
+    arguments.regimes = arguments.regimes or [r for r in trials.ALL if not (arguments.quick and r.endswith("long"))]
     if unknown := set(arguments.regimes) - set(trials.ALL):
         parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(trials.ALL)}\n")
     if arguments.seeds < 0 or arguments.jobs < 1 or arguments.task.partition(":")[0] not in tasks.GENERATED:
         parser.exit(2, "study.py: --jobs is at least 1, --seeds at least 0, and --task countdown:N or modular\n")
+    arguments.task = "countdown:3" if arguments.task == "countdown" else arguments.task
     try:
         tasks.load(arguments.task, "test", 1)
     except ValueError as error:
@@ -167,7 +173,10 @@ def main() -> None:
     root = Path(arguments.out or f"runs/{name}")
     if arguments.tune:
         return tune(root, size, arguments.jobs)
-    todo = [t for t in trials.planned(size, arguments.regimes) if any(name in t.method for name in arguments.methods)]
+    planned = trials.planned(size, arguments.regimes)
+    names = {trial.method for trial in planned}
+    wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
+    todo = [trial for trial in planned if trial.method in wanted]
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
     for trial in [] if arguments.list else todo:
         first = trial._replace(method=trial.after)  # whose tokens it starts from

@@ -5,7 +5,7 @@
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub through `datasets`
     any/file.jsonl                    one object a line with `problem` and `answer`
 
-`render` makes the prompt ids for training, evaluation and sampling alike, and every reward goes through verify.py.
+`render` makes the prompt ids for training, evaluation and sampling alike, and rewards of maths and Countdown go through verify.py.
 A truncated completion earns 0 whatever it holds (and stays in its group).
 """
 
@@ -21,6 +21,9 @@ from pathlib import Path
 import modular
 import verify
 
+GENERATED = ("countdown", "modular")
+SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -35,8 +38,6 @@ LARGEST_NUMBER = 12
 OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 NUMBER = "(0|[1-9][0-9]{0,6})"
 STEP = re.compile(f"{NUMBER}([-+*]){NUMBER}={NUMBER}")
-GENERATED = ("countdown", "modular")
-SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 
 def countdown(split: str, count: int, numbers: int = 3) -> list[Problem]:
@@ -55,29 +56,6 @@ def countdown(split: str, count: int, numbers: int = 3) -> list[Problem]:
         return f"{sorted(drawn)} {target}", Problem(f"{','.join(map(str, drawn))}={target}:", str(target), "countdown")
 
     return distinct(one, split, count, f"countdown {split} {numbers}")
-
-
-def modular_problems(split: str, count: int) -> list[Problem]:
-    """As `countdown`, of modular.py's."""
-
-    def one(draw: random.Random) -> tuple[str, Problem]:
-        text = modular.draw_problem(draw)
-        return text, Problem(text, str(modular.read(text)[2]), "modular")
-
-    return distinct(one, split, count, f"modular {split}")
-
-
-def distinct(one, split: str, count: int, seed: str) -> list[Problem]:
-    """`count` problems of a split with different keys; one(draw) -> (key, problem), and the key's hash is the split."""
-    if split not in SPLITS:
-        raise ValueError(f"generated problems have the splits {', '.join(SPLITS)}, and not {split!r}")
-    draw, found, misses = random.Random(seed), {}, 0
-    while len(found) < count and misses < 5000:  # so many with nothing new: the split is as good as empty
-        key, problem = one(draw)
-        if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 in SPLITS[split] and key not in found:
-            found[key], misses = problem, 0
-        misses += 1
-    return list(found.values())
 
 
 def random_target(numbers: list[int], draw: random.Random) -> int:
@@ -117,6 +95,32 @@ def countdown_reward(problem: Problem, text: str) -> float:
             return 0.0
         pool.append(result)
     return float(len(pool) == 1 and equation_holds(pool[0], problem.answer))
+
+
+# ---- the other generated task, and what both share ------------------------------------------------------------------
+
+
+def modular_problems(split: str, count: int) -> list[Problem]:
+    """As `countdown`, of modular.py's."""
+
+    def one(draw: random.Random) -> tuple[str, Problem]:
+        text = modular.draw_problem(draw)
+        return text, Problem(text, str(modular.read(text)[2]), "modular")
+
+    return distinct(one, split, count, f"modular {split}")
+
+
+def distinct(one, split: str, count: int, seed: str) -> list[Problem]:
+    """`count` problems of a split with different keys; one(draw) -> (key, problem), and the key's hash decides the split."""
+    if split not in SPLITS:
+        raise ValueError(f"generated problems have the splits {', '.join(SPLITS)}, and not {split!r}")
+    draw, found, misses = random.Random(seed), {}, 0
+    while len(found) < count and misses < 5000:  # so many with nothing new: the split is as good as empty
+        key, problem = one(draw)
+        if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 in SPLITS[split] and key not in found:
+            found[key], misses = problem, 0
+        misses += 1
+    return list(found.values())
 
 
 def completion_length(problem: Problem) -> int:

@@ -162,7 +162,7 @@ def prepare(c: config.Config) -> Parts:
     run, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(run)
     if c.resume:
-        checkpoint.check_same(run, vars(c))
+        checkpoint.check_same(run, vars(c), vars(config.Config()))
     source = checkpoint.whole_checkpoints(run)[-1] if c.resume else weights.find_folder(c.model)
     vocabulary = tokenizer.load(source)
     training, held_out = choose_problems(c, vocabulary)

@@ -7,9 +7,9 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
     3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "3e-6-long" for three times as many steps
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d); "by
-tau": each token's surrogate is weighed by its temperature, see rl.token_step.  All
-methods of a regime have as many rollouts; (b) and (d) have fewer token updates, as many as the method named `short`.  Where
-tokens are finished, `longer` spends the head's rollouts on the tokens instead, and is decoded at every fixed temperature.
+tau": each token's surrogate is weighted by its temperature, see rl.token_step.  All methods of a regime have as many rollouts;
+(b) and (d) have fewer token updates, as many as the method named `short`.  Where tokens are finished, `longer` spends the
+head's rollouts on the tokens instead, and is decoded at every fixed temperature.
 The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on the tuning problems, each from eight.
 """
 
@@ -32,9 +32,8 @@ TAMPO = "tampo:sharpness=0.03,momentum=0.8"
 SEQUENCE = {"temperature_lr": 6e-3, "temperature_epochs": 4}
 HEAD = {"temperature_lr": 3e-3, "temperature_epochs": 2}
 PASS = {"temperature_objective": "pass@8"}
-BY_TAU = {
-    "token_weight": "tau"
-}  # for what has a temperature of its own at each token; under one temperature it changes nothing
+# For the heads, and for EAD as the best rule: under one temperature for all tokens it is a common factor.
+BY_TAU = {"token_weight": "tau"}
 LEARNING = [
     {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
 ]

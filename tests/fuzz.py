@@ -36,7 +36,7 @@ COMMANDS = {"train.py": train, "eval.py": evaluation, "sample.py": sample, "plot
 SECONDS = 60
 WORDS = ["", "-1", "0", "1", "2", "3", "0.5", "1e400", "nan", "-inf", "1e-300", "99999999999999999999", "abc", "é\udcff", "\x00", "own", "greedy",
     "ead", "edt:base=", "edt:base=0.5", "tampo", "sequence", "pass@1", "pass@2", "pass@", "mean", "blocks:2", "blocks:x", "tokens", "countdown",
-    "countdown:4", "countdown:x", "chess", "cpu", "cuda:99", "mps", "raw", "chat", "/", ".", "/proc/self/mem", "/dev/null", "~", "a/b/c", "x.jsonl"]  # fmt: skip
+    "countdown:4", "countdown:x", "modular", "modular:4", "even", "tau", "chess", "cpu", "cuda:99", "mps", "raw", "chat", "/", ".", "/proc/self/mem", "/dev/null", "~", "a/b/c", "x.jsonl"]  # fmt: skip
 LONG = {"--steps", "--final-problems", "--eval-problems", "--problems", "--samples", "--eval-samples", "--prompts-per-step",
     "--samples-per-prompt", "--token-epochs", "--temperature-epochs", "--max-new-tokens", "--rows", "--task", "--benchmark",
     "--eval-task"}  # fmt: skip

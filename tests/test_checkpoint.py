@@ -496,9 +496,12 @@ def test_a_run_from_before_a_setting_was_there_resumes(unbroken, tmp_path):
     assert older.pop("token_weight") == "even"
     file.write_text(json.dumps(older))
     c = config.parse(["--out", str(run), "--resume"])
-    checkpoint.check_same(run, vars(c))
+    defaults = vars(config.Config())
+    checkpoint.check_same(run, vars(c), defaults)
     with pytest.raises(ValueError, match="seed was 0 and is 5"):
-        checkpoint.check_same(run, vars(c) | {"seed": 5})
+        checkpoint.check_same(run, vars(c) | {"seed": 5}, defaults)
+    with pytest.raises(ValueError, match="token_weight was 'even' and is 'tau'"):
+        checkpoint.check_same(run, vars(c) | {"token_weight": "tau"}, defaults)
 
 
 def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):

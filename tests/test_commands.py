@@ -339,12 +339,13 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
     assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
 
 
-def test_pretrain_writes_a_folder_that_train_reads(tmp_path, here):
-    code, _, error = here("pretrain.py", out=tmp_path / "base", task="countdown:4", steps=2, batch_size=4)
+@pytest.mark.parametrize("task", ["countdown:4", "modular"])
+def test_pretrain_writes_a_folder_that_train_reads(task, tmp_path, here):
+    code, _, error = here("pretrain.py", out=tmp_path / "base", task=task, steps=2, batch_size=4)
     assert code == 0, error
     assert tokenizer.load(tmp_path / "base").eos_ids == {256}
     run = tmp_path / "run"
-    code, _, error = here("train.py", model=tmp_path / "base", task="countdown:4", out=run, **SHORT | {"steps": 1})
+    code, _, error = here("train.py", model=tmp_path / "base", task=task, out=run, **SHORT | {"steps": 1})
     assert code == 0 and (run / "run.png").exists(), error
 
 
@@ -487,6 +488,23 @@ def test_mistakes_of_eval(flags, said, base, here, tmp_path, monkeypatch):
 def test_mistakes_of_sample(flags, said, base, here):
     short = dict(model=base, prompt="3,5,7=22:", max_new_tokens=3)
     mistaken(here("sample.py", **short | flags), "sample.py", said)
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (dict(out=""), "--out is empty"),
+        (dict(task="gsm8k"), "--task 'gsm8k' is none of: countdown, countdown:2 to countdown:5, modular"),
+        (dict(task="countdown:06"), "--task 'countdown:06' is none of"),
+        (dict(task="countdown:x"), "--task 'countdown:x' is none of"),
+        (dict(task="modular:4"), "--task 'modular:4' is none of"),
+        (dict(slips=2), "--slips"),
+        (dict(steps=0), "--steps"),
+    ],
+)
+def test_mistakes_of_pretrain_leave_nothing_behind(flags, said, here, tmp_path):
+    mistaken(here("pretrain.py", **dict(out=tmp_path / "base") | flags), "pretrain.py", said)
+    assert not (tmp_path / "base").exists()
 
 
 def test_mistakes_of_plot(here, tmp_path):

@@ -48,7 +48,7 @@ def solved(draw):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(solved(), solved(), st.data())
-def test_right_traces_are_rewarded_and_every_other_character_is_judged_rightly(one, other, data):
+def test_right_traces_are_rewarded_and_traces_with_a_character_changed_are_judged_rightly(one, other, data):
     problem, trace = one
 
     def reward(text: str) -> bool:
@@ -91,6 +91,13 @@ def test_the_demonstrator_errs_at_its_rates_and_in_no_other_way():
             assert match.group(1) == now, "a slip is written and the trace goes on from there"
             wrong, steps, now = wrong + (match.group(4) != str(result)), steps + 1, match.group(4)
     assert steps == 3 * 400 and 0.2 < wrong / steps < 0.3
+    aimless = "".join(pretrain.demonstrate(p, draw, 1.0, 0.0) for p in problems)
+    for name, habit in pretrain.HABITS.items():
+        assert aimless.count(name) / 1200 == pytest.approx(habit, abs=0.04), "+ is preferred, * is rare"
+    some = [pretrain.demonstrate(p, draw, 0.75, 0.0) for p in problems]
+    assert 0.22 < sum(tasks.rewards(problems, some, [True] * 400)) / 400 < 0.4, (
+        "a quarter is aimed, and luck adds to it"
+    )
     longest = max(len(pretrain.demonstrate(p, draw, 0.75, 0.25)) for p in problems * 3)
     assert longest < tasks.completion_length(problems[0]) == modular.LENGTH == 28, "and the end of text"
 

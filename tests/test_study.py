@@ -1,5 +1,6 @@
 """study.py, findings.py and introspect.py: trials are equal in what they may spend, resume, and are told truly."""
 
+import gzip
 import json
 import os
 import signal
@@ -75,7 +76,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     study.main()
     capsys.readouterr()
     results = sorted(tmp_path.glob("*/*/seed-*/result.json"))
-    assert len(results) == 2 * 7 and not list(tmp_path.glob("*/*/seed-*/checkpoints"))
+    assert len(results) == 2 * 5 and not list(tmp_path.glob("*/*/seed-*/checkpoints"))
     before = {file: file.stat().st_mtime_ns for file in results}
     listed = here(study, *words, "--methods", "fixed 0.7", "--list")
     assert [line.split()[0] for line in listed.splitlines()] == ["done"] * 4
@@ -98,14 +99,31 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     here(findings, "findings.py", str(tmp_path), "--problems", "5", "--keep", str(kept))
     of_file = here(findings, "findings.py", str(kept), "--out", str(tmp_path / "of-file"), "--keep", str(again))
     assert text.startswith(of_file.rstrip()) and "| 3e-5 | head, pass@8, tokens first | " in of_file
-    assert kept.read_bytes() == again.read_bytes() and len(kept.read_bytes()) < 14 * 2500
+    assert kept.read_bytes() == again.read_bytes() and len(kept.read_bytes()) < 10 * 200
+    lines = gzip.decompress(kept.read_bytes()).decode().splitlines()
+    rows = [row for line in lines for row in json.loads(line)["metrics"]]
+    assert rows and all(set(row) == set(findings.CURVES) for row in rows)
     for name in ("frontier", "efficiency"):
         assert (tmp_path / "of-file" / f"{name}.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
-    kept.write_bytes(kept.read_bytes()[:200])
-    monkeypatch.setattr(sys, "argv", ["findings.py", str(kept), "--out", str(tmp_path / "damaged")])
-    with pytest.raises(SystemExit):
-        findings.main()
-    assert capsys.readouterr().err.startswith(f"findings.py: {kept}: ") and not (tmp_path / "damaged").exists()
+    whole = kept.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    for damaged in (
+        whole[:200],
+        bytes(flipped),
+        b"text",
+        gzip.compress(b'{"trial": {}}\n'),
+        gzip.compress(b"[1]"),
+        b"",
+    ):
+        kept.write_bytes(damaged)
+        monkeypatch.setattr(sys, "argv", ["findings.py", str(kept), "--out", str(tmp_path / "damaged")])
+        with pytest.raises(SystemExit):
+            findings.main()
+        said = capsys.readouterr().err
+        assert (
+            said.startswith(f"findings.py: {kept}: ") and said.count("\n") == 1 and not (tmp_path / "damaged").exists()
+        )
 
 
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
@@ -239,6 +257,35 @@ def test_a_difference_is_of_the_same_problems():
     alone = frontier.interval(100 * frontier.per_problem(better, "own", "Avg"))
     assert alone[2] - alone[1] > 3, "each interval alone is wider than the lead"
     assert frontier.difference(worse, better, "Avg")[0] == -found
+
+
+def test_rivals_are_the_best_of_their_kind_for_each_metric():
+    def results(successes: list[int], samples: int = 8) -> list[dict]:
+        own = {"samples": samples, "successes": successes * 50}
+        return [{"evaluations": {"own": own}}, {"evaluations": {"own": own}}]
+
+    methods = {
+        "greedy": results([1, 0, 0, 0], samples=1),  # Avg 25
+        "fixed 0.3": results([8, 0, 0, 0]),  # Avg 25, Pass 25
+        "fixed 0.5": results([8, 2, 0, 0]),  # Avg 31.25, Pass 50
+        "fixed 0.9": results([1, 1, 1, 0]),  # Avg 9.375, Pass 75
+        "EAD": results([4, 4, 0, 0]),  # Avg 25, Pass 50
+        "TAMPO, pass@8": results([1, 1, 1, 0]),
+        "short": results([8, 8, 8, 8]),  # what others start from is no rival
+        "head, mean": results([8, 8, 1, 1]),  # Avg 56.25, Pass 100
+    }
+    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[:2] == ["frozen", "head, mean"] and len(row) == 6
+    for cell, difference, name in zip(
+        row[2:], ("+25.0", "+31.2", "+25.0", "+25.0"), ("0.5", "EAD", "0.9", "TAMPO, pass@8")
+    ):
+        assert cell.startswith(difference + " [") and cell.endswith(f"({name})"), cell
+    methods["fixed 0.9"] = [
+        {"evaluations": of["evaluations"] | {"0.3": results([8, 8, 8, 0])[0]["evaluations"]["own"]}}
+        for of in methods["fixed 0.9"]
+    ]
+    row = findings.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[2].startswith("-18.8 [") and row[2].endswith("(0.9, decoded at 0.3)")
 
 
 def test_explained_is_the_share_that_features_tell():
