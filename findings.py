@@ -190,6 +190,13 @@ def main() -> None:
     parser.add_argument(
         "--keep", default="", help="also write the trials to this one file, such as docs/trials.jsonl.gz"
     )
+    parser.add_argument(
+        "--look",
+        nargs=2,
+        default=LEARNED,
+        metavar=("REGIME", "METHOD"),
+        help="whose temperatures: [frozen 'head, pass@8']",
+    )
     parser.add_argument("--problems", type=int, default=400, help="test problems on which temperatures are looked at")
     arguments = parser.parse_args()
     root = Path(arguments.study)
@@ -203,14 +210,19 @@ def main() -> None:
             keep(found, Path(arguments.keep))
     except (OSError, ValueError) as error:
         parser.exit(2, f"findings.py: {root}: {error}\n")
-    text = "".join(f"## {regime}\n\n{accuracy_table(methods)}\n\n" for regime, methods in found.items())
+    regime, method = arguments.look
+    folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
+    files = (temperature_head.FILE, "result.json")
+    folders = [folder for folder in folders if all((folder / name).is_file() for name in files)]
+    if not folders and arguments.look != LEARNED:
+        parser.exit(
+            2, f"findings.py: {root}: holds no finished trial of {method!r} in {regime!r} with a head of its own\n"
+        )
+    text = "".join(f"## {name}\n\n{accuracy_table(methods)}\n\n" for name, methods in found.items())
     text += f"## Above the frontier of the fixed temperatures\n\n{map_table(found)}\n\n"
     text += f"## Heads against their best rivals\n\n{rivals_table(found)}\n\n"
     frontier.picture(found, out / "frontier.png")
     efficiency(found, out / "efficiency.png")
-    regime, method = LEARNED
-    folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
-    folders = [folder for folder in folders if (folder / temperature_head.FILE).is_file()]
     if folders:
         results = found[regime][method]
         problems = tasks.load(results[0]["trial"]["flags"]["task"], "test", arguments.problems)

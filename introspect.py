@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import baselines
 import model
@@ -42,14 +43,17 @@ def difficulty(problem: tasks.Problem) -> float:
 def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np.ndarray]:
     """Every sampled token of 4 completions a problem: its class, temperature, entropy, hidden state, and so on.
 
-    `mean_tau` is E[tau_t | h_t, tau_{t-1}] = (1 - P(c_t)) tau_{t-1} + P(c_t) E[tau_t | c_t].
+    `mean_tau` is E[tau_t | h_t, tau_{t-1}] = (1 - P(c_t)) tau_{t-1} + P(c_t) E[tau_t | c_t], and `pull` is |onehot - p_tau|^2: over
+    tau^2 that is the squared gradient of log pi_theta with respect to the logits; as it is, that of tau log pi_theta (rl.token_step).
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
     head, generator = baselines.make("own", folder), torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
     hard = [difficulty(problem) for problem in problems]
-    columns: dict[str, list] = {name: [] for name in ("kind", "tau", "entropy", "wrong", "difficulty", "mean_tau")}
+    columns: dict[str, list] = {
+        name: [] for name in ("kind", "tau", "entropy", "wrong", "difficulty", "mean_tau", "pull")
+    }
     states, of_layers = [], []
     for start in range(0, len(problems), 128):
         rollout = sample.generate(transformer, head, prompts[start : start + 128], 4, length, stop, generator, True)
@@ -70,6 +74,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             columns["mean_tau"] += torch.lerp(before, drawn, torch.sigmoid(gate)).tolist()
             columns["kind"] += places(text)
             columns["tau"] += taus.tolist()
+            columns["pull"] += pull(transformer.unembed(hidden), taus, torch.tensor(ids)).tolist()
             columns["entropy"] += rollout.entropies[row][keep].tolist()
             columns["wrong"] += argmax_is_wrong(transformer, hidden, problems[start + row // 4], text)
             columns["difficulty"] += [hard[start + row // 4]] * len(ids)
@@ -77,6 +82,16 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             of_layers.append(layers[row, keep.nonzero()[:, 0] - 1])
     found = {name: np.array(values) for name, values in columns.items()}
     return found | {"hidden": torch.cat(states).float().numpy(), "layers": torch.cat(of_layers).float().numpy()}
+
+
+def pull(logits: torch.Tensor, taus: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """(N,) |onehot - p_tau|^2 of the tokens drawn: logits (N, V), taus and ids (N,).
+
+    >>> pull(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([1.0, 0.1]), torch.tensor([0, 0]))  # a coin; against all odds
+    tensor([0.5000, 2.0000])
+    """
+    p_tau = sample.token_policy(logits, taus).exp()
+    return (F.one_hot(ids, p_tau.shape[1]) - p_tau).square().sum(-1)
 
 
 def read_layers(transformer, tokens: torch.Tensor) -> torch.Tensor:
@@ -133,24 +148,40 @@ def explained(target: np.ndarray, features: np.ndarray) -> float:
 def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: Path) -> str:
     """Markdown on the learned temperatures, mean over seeds; and temperature.png.  `metrics`: of each seed's training."""
     kinds = sorted(set(looks[0]["kind"]))
-    lines = ["| token | tau | entropy (nats) | correlation of tau and entropy |", "|---|---|---|---|"]
+    lines = [
+        "| token | tau | entropy (nats) | correlation of tau and entropy | share of the pull on the logits | the same, by tau |",
+        "|---" * 6 + "|",
+    ]
     for kind in kinds:
         chosen = [{k: v[look["kind"] == kind] for k, v in look.items()} for look in looks]
         correlation = [float(np.corrcoef(c["mean_tau"], c["entropy"])[0, 1]) for c in chosen]
         columns = [[float(c[name].mean()) for c in chosen] for name in ("tau", "entropy")]
-        lines.append(f"| {kind} | " + " | ".join(student(column) for column in [*columns, correlation]) + " |")
+        pulls = [
+            [
+                float((c["pull"] / c["tau"] ** k).sum() / (x["pull"] / x["tau"] ** k).sum())
+                for c, x in zip(chosen, looks)
+            ]
+            for k in (2, 0)
+        ]
+        lines.append(f"| {kind} | " + " | ".join(student(column) for column in [*columns, correlation, *pulls]) + " |")
     lines.append(
         "| all | " + " | ".join(
             student(c) for c in (
                 [float(x["tau"].mean()) for x in looks], [float(x["entropy"].mean()) for x in looks],
                 [float(np.corrcoef(x["mean_tau"], x["entropy"])[0, 1]) for x in looks],
             )
-        ) + " |"
+        ) + " | 1 | 1 |"
     )  # fmt: skip
     lines += ["", "| question | answer |", "|---|---|"]
     for name, value in (("right", 0.0), ("wrong", 1.0)):
         of = [float(x["tau"][x["wrong"] == value].mean()) for x in looks]
         lines.append(f"| tau at a digit of a result where the likeliest token is {name} | {student(of)} |")
+    for name, power in (("", 2), (", by tau", 0)):
+        ordered = [np.sort(x["pull"] / x["tau"] ** power) for x in looks]
+        most = [float(p[-(len(p) // 100) :].sum() / p.sum()) for p in ordered]
+        lines.append(
+            f"| share of the pull on the logits that the hundredth of all tokens has that ordered most{name} | {student(most)} |"
+        )
     slopes = []
     for x in looks:
         choice = x["kind"] == "operator"

@@ -105,6 +105,14 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert rows and all(set(row) == set(findings.CURVES) for row in rows)
     for name in ("frontier", "efficiency"):
         assert (tmp_path / "of-file" / f"{name}.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    other = here(
+        findings, "findings.py", str(tmp_path), "--problems", "5", "--look", "3e-5", "head, pass@8, tokens first"
+    )
+    assert "## Temperatures of head, pass@8, tokens first (3e-5)" in other and "| operator |" in other
+    monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path), "--look", "frozen", "fixed 0.7"])
+    with pytest.raises(SystemExit):
+        findings.main()
+    assert "no finished trial of 'fixed 0.7' in 'frozen'" in capsys.readouterr().err
     whole = kept.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255
