@@ -177,9 +177,9 @@ def token_step(
 ) -> dict[str, float]:
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty.
 
-    The gradient of log softmax(l / tau) with respect to the logits l is (onehot - p_tau) / tau.  Where a learned temperature
-    is cold for computations and hot for choices, a mistake in the former pulls several times as hard.  With
-    `settings.by_temperature` each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
+    The gradient of log softmax(l / tau) with respect to the logits l is (onehot - p_tau) / tau: under a learned temperature
+    the cold tokens pull several times as hard as the hot ones, which are the choices.  With `settings.by_temperature`
+    each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
     """
 
     def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, old: Tensor, advantage: Tensor, initial: Tensor):
