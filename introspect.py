@@ -180,7 +180,7 @@ def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[di
         ordered = [np.sort(x["pull"] / x["tau"] ** power) for x in looks]
         most = [float(p[-(len(p) // 100) :].sum() / p.sum()) for p in ordered]
         lines.append(
-            f"| share of the pull on the logits that the hundredth of all tokens has that ordered most{name} | {student(most)} |"
+            f"| share of the pull on the logits of the hundredth of all tokens that pulls most{name} | {student(most)} |"
         )
     slopes = []
     for x in looks:
