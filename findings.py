@@ -57,7 +57,10 @@ def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
     with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
         for result in (result for methods in found.values() for results in methods.values() for result in results):
             curves = [{name: row[name] for name in CURVES} for row in result["metrics"]]
-            packed.write((json.dumps(result | {"metrics": curves}) + "\n").encode())
+            trial = result["trial"] | {
+                "base": Path(result["trial"].get("base", "")).name
+            }  # where it lay is of no interest
+            packed.write((json.dumps(result | {"trial": trial, "metrics": curves}) + "\n").encode())
 
 
 def accuracy_table(methods: dict[str, list[dict]]) -> str:
