@@ -146,7 +146,9 @@ def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
                     means = [frontier.per_problem(methods[name], at, metric).mean() for name, at in able]
                     name, at = able[int(np.argmax(means))]
                     less = frontier.difference(methods[head], methods[name], metric, at)
-                    how = name.removeprefix("fixed ") + ("" if at == "own" else f", decoded at {at}")
+                    how = name.removeprefix("fixed ") + {"own": "", "greedy": ", decoded greedily"}.get(
+                        at, f", decoded at {at}"
+                    )
                     cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*less) + f" ({how})")
                 else:
                     cells.append("")

@@ -20,6 +20,8 @@ import study
 import tasks
 import trials
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.mark.parametrize("regime", trials.ALL)
 def test_methods_of_a_regime_have_as_many_rollouts(regime):
@@ -86,7 +88,8 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert set(last["evaluations"]) == {"own", "0.3", "0.7", "greedy"} and len(last["metrics"]) == 1
     assert len(last["evaluations"]["own"]["successes"]) == 6
 
-    text = here(findings, "findings.py", str(tmp_path), "--problems", "5")
+    kept, again = tmp_path / "kept.jsonl.gz", tmp_path / "again.jsonl.gz"
+    text = here(findings, "findings.py", str(tmp_path), "--problems", "5", "--keep", str(kept))
     assert (
         "| fixed 0.7 | 2 |" in text
         and "operand, first digit" in text
@@ -95,12 +98,11 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     for name in ("frontier", "efficiency", "temperature"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
-    kept, again = tmp_path / "kept.jsonl.gz", tmp_path / "again.jsonl.gz"
-    here(findings, "findings.py", str(tmp_path), "--problems", "5", "--keep", str(kept))
     of_file = here(findings, "findings.py", str(kept), "--out", str(tmp_path / "of-file"), "--keep", str(again))
     assert text.startswith(of_file.rstrip()) and "| 3e-5 | head, pass@8, tokens first | " in of_file
     assert kept.read_bytes() == again.read_bytes() and len(kept.read_bytes()) < 10 * 200
     lines = gzip.decompress(kept.read_bytes()).decode().splitlines()
+    assert not any("/" in line for line in lines), "no path of the machine that they ran on"
     rows = [row for line in lines for row in json.loads(line)["metrics"]]
     assert rows and all(set(row) == set(findings.CURVES) for row in rows)
     for name in ("frontier", "efficiency"):
@@ -265,6 +267,19 @@ def test_a_difference_is_of_the_same_problems():
     alone = frontier.interval(100 * frontier.per_problem(better, "own", "Avg"))
     assert alone[2] - alone[1] > 3, "each interval alone is wider than the lead"
     assert frontier.difference(worse, better, "Avg")[0] == -found
+
+
+@pytest.mark.parametrize("task", ["countdown", "modular"])
+def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(task):
+    found = findings.read(ROOT / "docs" / f"trials-{task}.jsonl.gz")
+    tables = [findings.accuracy_table(methods) for methods in found.values()]
+    tables += [findings.map_table(found), findings.rivals_table(found)]
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    assert found and not {line for table in tables for line in table.splitlines()} - set(text)
+    for methods in found.values():
+        for name, results in methods.items():
+            assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
+            assert {len(result["evaluations"]["own"]["successes"]) for result in results} == {1000}
 
 
 def test_rivals_are_the_best_of_their_kind_for_each_metric():
