@@ -27,7 +27,7 @@ def draw_problem(draw: random.Random) -> str:
     """One that can be solved: its target comes from three random steps.
 
     >>> draw_problem(random.Random(0))
-    '50,+12,-1,*4=95:'
+    '50,+7,-1,*6=94:'
     """
     start = draw.randint(1, MODULUS - 1)
     operations = [("+", draw.randint(1, 12)), ("-", draw.randint(1, 12)), ("*", draw.randint(2, 9))]

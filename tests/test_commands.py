@@ -402,7 +402,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(prompts_per_step=0), "--prompts-per-step is 0 and must be at least 1"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(max_prompt_tokens=2), "more than 2 prompt tokens"),
-        (dict(task="chess"), "'chess' is none of: countdown, gsm8k"),
+        (dict(task="chess"), "'chess' is none of: countdown, modular, gsm8k"),
         (dict(task="countdown:99"), "2 to 6 numbers"),
         (dict(task="absent.jsonl"), "absent.jsonl: no such file"),
         (dict(task="BAD.jsonl"), "BAD.jsonl, line 2: not JSON"),
@@ -447,7 +447,7 @@ def test_all_mistakes_are_said_at_once(here, tmp_path):
     "flags, said",
     [
         (dict(model="./absent"), "absent: no such folder"),
-        (dict(benchmark="chess"), "'chess' is none of: countdown, gsm8k"),
+        (dict(benchmark="chess"), "'chess' is none of: countdown, modular, gsm8k"),
         (dict(benchmark="absent.jsonl"), "absent.jsonl: no such file"),
         (dict(policy="own"), "no temperature policy of its own"),
         (dict(policy="warm"), "'warm' is none of"),
