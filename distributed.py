@@ -54,7 +54,9 @@ def start(device: str) -> str:
 
 
 def stop() -> None:
+    """Leave together: a connection that the other end has closed can abort a process that is still at work."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
