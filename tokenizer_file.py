@@ -167,7 +167,7 @@ def read_eos_ids(folder: Path, added: dict[str, int]) -> set[int]:
         eos = read_json(folder / name).get("eos_token_id")
         if eos is not None:
             eos = eos if isinstance(eos, list) else [eos]
-            if not all(type(token) is int and token >= 0 for token in eos):
+            if not all(type(token) is int and 0 <= token < 2**31 for token in eos):
                 raise ValueError(f"{folder / name}: eos_token_id {eos!r} is no token id, nor a list of them")
             return set(eos)
     eos = read_json(folder / "tokenizer_config.json").get("eos_token")

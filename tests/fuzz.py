@@ -54,7 +54,7 @@ def fork(script: str, words: list[str], said: Path, folder: Path) -> int | None:
         opened = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(opened, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
         code = 99
         try:
             sys.argv = [script, *words]

@@ -417,6 +417,13 @@ def test_eos_ids_sources(tmp_path):
     assert tokenizer.load(write(tmp_path / "e", spec, **tokens, **one, generation_config={})).eos_ids == {257}
 
 
+@pytest.mark.parametrize("odd", [-1, 2**70, [256, 2**31], "256", True, [1.0]])
+def test_ends_that_are_no_token_ids_are_refused(odd, tmp_path):
+    folder = write(tmp_path / "a", tokenizer.byte_level_file([]), generation_config={"eos_token_id": odd})
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id .* is no token id"):
+        tokenizer.load(folder)
+
+
 def test_half_a_surrogate_pair_is_replaced(tmp_path):
     ours = tokenizer.load(write(tmp_path, tokenizer.byte_level_file([])))
     assert ours.decode(ours.encode("a\ud800b")) == "a\ufffdb"
