@@ -57,9 +57,8 @@ def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
     with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
         for result in (result for methods in found.values() for results in methods.values() for result in results):
             curves = [{name: row[name] for name in CURVES} for row in result["metrics"]]
-            trial = result["trial"] | {
-                "base": Path(result["trial"].get("base", "")).name
-            }  # where it lay is of no interest
+            base = Path(result["trial"].get("base", "")).name  # where it lay is of no interest
+            trial = result["trial"] | {"base": base}
             packed.write((json.dumps(result | {"trial": trial, "metrics": curves}) + "\n").encode())
 
 
@@ -80,12 +79,10 @@ def accuracy_table(methods: dict[str, list[dict]]) -> str:
         cells.append(f"{np.mean([r['evaluations']['own']['temperature'] for r in results]):.2f}")
         for policy in ("0.3", "0.7", "greedy"):
             there = [r for r in results if policy in r["evaluations"]]
-            values = (
-                [100 * frontier.per_problem(there, policy, metric).mean() for metric in ("Avg", "Pass")]
-                if there
-                else []
+            metrics = ("Avg",) if policy == "greedy" else ("Avg", "Pass")
+            cells.append(
+                "/".join(f"{100 * frontier.per_problem(there, policy, m).mean():.1f}" for m in metrics if there)
             )
-            cells.append("" if not there else f"{values[0]:.1f}" + ("" if policy == "greedy" else f"/{values[1]:.1f}"))
         cells.append(f"{np.mean([r['evaluations']['own']['entropy'] for r in results]):.2f}")
         signals = [np.mean([row["groups_with_signal"] for row in r["metrics"][-20:]]) for r in results if r["metrics"]]
         cells.append(f"{100 * np.mean(signals):.0f}%" if signals else "")
@@ -114,10 +111,10 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
             own = [(results, "own") for other, results in methods.items() if other.startswith("fixed")]
             more = [(results, at) for results, _ in own for at in ("0.3", "0.7") if at in results[0]["evaluations"]]
             more += [(results, "own") for other, results in methods.items() if other.startswith("longer, fixed")]
-            text = (
-                ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*frontier.height(methods[name], own))] if name in methods else []
-            )
-            if text and more:
+            text = []
+            if name in methods:
+                text.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*frontier.height(methods[name], own)))
+            if name in methods and more:
                 text.append("({:+.1f} [{:+.1f}, {:+.1f}])".format(*frontier.height(methods[name], own + more)))
             cells.append(" ".join(text))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -94,6 +94,16 @@ def pull(logits: torch.Tensor, taus: torch.Tensor, ids: torch.Tensor) -> torch.T
     return (F.one_hot(ids, p_tau.shape[1]) - p_tau).square().sum(-1)
 
 
+def share_of_pull(pulls: np.ndarray, taus: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    """What the chosen tokens have of the squared gradient of the logits, as it is and weighted by tau.
+
+    >>> share_of_pull(np.array([1.0, 1.0]), np.array([0.5, 1.0]), np.array([True, False]))  # the cold one of two alike
+    (0.8, 0.5)
+    """
+    even = pulls / taus**2
+    return float(even[chosen].sum() / even.sum()), float(pulls[chosen].sum() / pulls.sum())
+
+
 def read_layers(transformer, tokens: torch.Tensor) -> torch.Tensor:
     """(B, T, layers + 1, d_model): the embedding, and the residual stream after each layer."""
     seen = [transformer.embed(tokens)]
@@ -156,13 +166,7 @@ def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[di
         chosen = [{k: v[look["kind"] == kind] for k, v in look.items()} for look in looks]
         correlation = [float(np.corrcoef(c["mean_tau"], c["entropy"])[0, 1]) for c in chosen]
         columns = [[float(c[name].mean()) for c in chosen] for name in ("tau", "entropy")]
-        pulls = [
-            [
-                float((c["pull"] / c["tau"] ** k).sum() / (x["pull"] / x["tau"] ** k).sum())
-                for c, x in zip(chosen, looks)
-            ]
-            for k in (2, 0)
-        ]
+        pulls = zip(*[share_of_pull(look["pull"], look["tau"], look["kind"] == kind) for look in looks])
         lines.append(f"| {kind} | " + " | ".join(student(column) for column in [*columns, correlation, *pulls]) + " |")
     lines.append(
         "| all | " + " | ".join(
@@ -179,9 +183,8 @@ def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[di
     for name, power in (("", 2), (", by tau", 0)):
         ordered = [np.sort(x["pull"] / x["tau"] ** power) for x in looks]
         most = [float(p[-(len(p) // 100) :].sum() / p.sum()) for p in ordered]
-        lines.append(
-            f"| share of the pull on the logits of the hundredth of all tokens that pulls most{name} | {student(most)} |"
-        )
+        what = "share of the pull on the logits of the hundredth of all tokens that pulls most"
+        lines.append(f"| {what}{name} | {student(most)} |")
     slopes = []
     for x in looks:
         choice = x["kind"] == "operator"

@@ -72,11 +72,8 @@ def plans_of(problem: tasks.Problem):
 def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
     """As `demonstrate`, of modular.py's problems: a plan is three operations."""
     now, operand, target = modular.read(problem.problem)
-    if draw.random() >= aimless:
-        found = [names for end, names in modular.plans(problem.problem) if end == target]
-    else:
-        found = [names for _, names in modular.plans(problem.problem)]
-    steps = []
+    aimed, steps = draw.random() >= aimless, []
+    found = [names for end, names in modular.plans(problem.problem) if not aimed or end == target]
     weights = [math.prod(HABITS[name] for name in names) for names in found]
     for name in draw.choices(found, weights)[0]:
         right = modular.OPERATIONS[name](now, operand[name])

@@ -53,8 +53,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
             [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         )
         config.validate(c)
-        log.Log.report = lambda self: ""  # pictures of every trial would take longer than its evaluation
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
             parts = train.prepare(c)
             parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
             train.train(c, parts)
@@ -81,6 +80,16 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
     new.write_text(json.dumps(result))
     os.replace(new, folder / "result.json")
     return result
+
+
+@contextlib.contextmanager
+def no_pictures():
+    """Those of every trial would take longer than its evaluation."""
+    report, log.Log.report = log.Log.report, lambda self: ""
+    try:
+        yield
+    finally:
+        log.Log.report = report
 
 
 def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int) -> list[dict]:

@@ -347,6 +347,9 @@ def test_pretrain_writes_a_folder_that_train_reads(task, tmp_path, here):
     run = tmp_path / "run"
     code, _, error = here("train.py", model=tmp_path / "base", task=task, out=run, **SHORT | {"steps": 1})
     assert code == 0 and (run / "run.png").exists(), error
+    assert not (run / "held_out.jsonl").exists(), "they can be generated again"
+    (row,) = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "reward" in line)
+    assert any(name in row for name in ("tau/operator", "tau/operand", "tau/format")), "temperatures by what a token is"
 
 
 # ---- help -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import modular
 import pretrain
 import tasks
 import tokenizer
+import train
 
 
 def independent_verdict(problem: str, text: str) -> bool:
@@ -65,6 +66,16 @@ def test_right_traces_are_rewarded_and_traces_with_a_character_changed_are_judge
         assert reward(changed) == independent_verdict(problem.problem, changed), changed
 
 
+@pytest.mark.parametrize(
+    "trace",
+    ["5+1=6;", "5+1=6,6-1=5;", "5+1=6,6-1=5,5+1=6,6-1=5,5+1=6;", "5+2=7,7-1=6,6*1=6;", "5+1=6,5+1=6,5+1=6;", "5*2=10,10*2=20,20*2=40;",
+     "5*2=11,11-1=10,10-1=9;", "", ";", ",,;", "5+1=6,6-1=5,5+1=6; ", "5+1=6,6-1=5,5+1=06;"],
+)  # fmt: skip
+def test_what_is_not_three_right_steps_to_the_target_earns_nothing(trace):
+    problem = tasks.Problem("5,+1,-1,*2=6:", "6", "modular")
+    assert tasks.rewards([problem, problem], ["5+1=6,6-1=5,5+1=6;", trace], [True, True]) == [1.0, 0.0]
+
+
 def test_problems_can_be_solved_fit_their_length_and_no_split_shares_one():
     of_split = {split: tasks.load("modular", split, 1500) for split in tasks.SPLITS}
     assert of_split["train"][:20] == tasks.load("modular", "train", 20), "always the same ones"
@@ -108,4 +119,9 @@ def test_it_is_asked_as_it_is_by_a_run_with_the_small_model_s_settings(tmp_path)
     vocabulary = tokenizer.load(tmp_path)
     problem = tasks.load("modular", "test", 1)[0]
     assert vocabulary.decode(tasks.render(problem.problem, vocabulary)) == problem.problem
-    assert config.parse(["--task", "modular"]).token_lr == config.Config().token_lr
+    c = config.parse(["--task", "modular", "--prompts-per-step", "4", "--final-problems", "30"])
+    assert c.token_lr == config.Config().token_lr and c.out == "runs/modular"
+    training, held_out = train.choose_problems(c, vocabulary)
+    assert held_out == tasks.load("modular", "test", 30) and len(training) == 10_000, (
+        "a split of its own, not some of the training's"
+    )

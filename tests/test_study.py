@@ -15,6 +15,7 @@ import faults
 import findings
 import frontier
 import introspect
+import log
 import rl
 import study
 import tasks
@@ -66,6 +67,7 @@ def test_every_trial_is_a_run_that_train_accepts():
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
     words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1", "--out", str(tmp_path)]
+    drawing = log.Log.report
 
     def here(command, *more) -> str:
         monkeypatch.setattr(sys, "argv", [*more])
@@ -79,6 +81,9 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     capsys.readouterr()
     results = sorted(tmp_path.glob("*/*/seed-*/result.json"))
     assert len(results) == 2 * 5 and not list(tmp_path.glob("*/*/seed-*/checkpoints"))
+    assert not list(tmp_path.rglob("run.png")) and log.Log.report is drawing, (
+        "pictures of trials are not drawn, others are"
+    )
     before = {file: file.stat().st_mtime_ns for file in results}
     listed = here(study, *words, "--methods", "fixed 0.7", "--list")
     assert [line.split()[0] for line in listed.splitlines()] == ["done"] * 4
@@ -139,18 +144,8 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
     monkeypatch.chdir(tmp_path)
-    words = [
-        "study.py",
-        "--quick",
-        "--jobs",
-        "1",
-        "--methods",
-        "fixed 0.7",
-        "--regimes",
-        "3e-5",
-        "--task",
-        "countdown:2",
-    ]
+    words = ["study.py", "--quick", "--jobs", "1", "--methods", "fixed 0.7", "--regimes", "3e-5"]
+    words += ["--task", "countdown:2"]
     base = os.path.relpath(Path(study.__file__).parent / "base_model")
     monkeypatch.setattr(sys, "argv", [*words, "--base", base])
     asked_for, really = [], tasks.countdown
@@ -167,7 +162,16 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-countdown2", "--problems", "5"])
     findings.main()
     assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
+    monkeypatch.setattr(
+        sys, "argv", ["study.py", *words[1:5], "greedy", "--regimes", "frozen", "--task", "countdown", "--base", base]
+    )
+    study.main()
+    assert Path("runs/study-quick/frozen/greedy/seed-0/result.json").is_file(), "it is countdown:3 by another name"
     capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["study.py", "--quick", "--list", "--base", base])
+    study.main()
+    listed = capsys.readouterr().out
+    assert "3e-6 fixed 0.7 0" in listed and "3e-6-long" not in listed
     for more, said in (
         ([], "no model's folder"),
         (["--base", base, "--task", "countdown:7"], "2 to 6"),
