@@ -228,7 +228,7 @@ def main() -> None:
     if folders:
         results = found[regime][method]
         problems = tasks.load(results[0]["trial"]["flags"]["task"], "test", arguments.problems)
-        metrics = [result["metrics"] for result in results]
+        metrics = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
         text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"
     (out / "findings.md").write_text(text)

@@ -1,9 +1,10 @@
 """The experiment: does a learned temperature beat every fixed one, and when?
 
     python study.py              everything that RESULTS.md reports of it; what is done already is not done again
-    python study.py --quick      the same with few steps, problems and seeds: seven minutes on two cores, too short to decide anything
+    python study.py --quick      the same with few steps, problems and seeds: ten minutes on two cores, too short to decide anything
     python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
     python study.py --tune       the eight settings of each method, on the tuning problems
+    python study.py --done docs/trials-countdown.jsonl.gz    the trials that are kept there count as done
     python study.py --base runs/base4 --task countdown:4     of another base model and task, see pretrain.py
 
 trials.py says what a trial is, and which there are.  Here each is run: it trains by train.py's own loop, and is then evaluated
@@ -29,6 +30,7 @@ import baselines
 import config
 import eval as evaluation
 import faults
+import findings
 import log
 import model
 import tasks
@@ -62,7 +64,6 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
         if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
             raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
-    folder.mkdir(parents=True, exist_ok=True)
     transformer, vocabulary = model.load(source), tokenizer.load(source)
     asked = tasks.load(trial.task, split, problems)
     policies = {"own": baselines.make(trial.policy, source)}
@@ -76,10 +77,31 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
         successes = of.correct.sum(1).astype(int).tolist()
         result["evaluations"][name] = of.summary() | {"successes": successes}
     result["cpu_minutes"] = (time.process_time() - started) / 60
+    write(result, folder)
+    return result
+
+
+def write(result: dict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     new = folder / "result.json.new"
     new.write_text(json.dumps(result))
     os.replace(new, folder / "result.json")
-    return result
+
+
+def restore(file: Path, todo: list[Trial], root: Path) -> None:
+    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings.
+
+    Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
+    """
+    methods = [results for of_regime in findings.read(file).values() for results in of_regime.values()]
+    kept = {(r["trial"]["regime"], r["trial"]["method"], r["trial"]["seed"]): r for results in methods for r in results}
+    needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in kept}
+    for trial in todo:
+        settings = trial._asdict() | {"base": Path(trial.base).name}
+        result, folder = kept.get(trial[:3]), folder_of(trial, root)
+        same = result is not None and result["trial"] == settings
+        if same and trial[:3] not in needed and not (folder / "result.json").is_file():
+            write(result, folder)
 
 
 @contextlib.contextmanager
@@ -146,7 +168,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps, problems and seeds: about ten minutes")
     parser.add_argument("--tune", action="store_true", help="eight settings of each method on the tuning problems")
     parser.add_argument(
-        "--list", action="store_true", help="say what there is to do and what of it is done; do nothing"
+        "--list", action="store_true", help="say what there is to do and what of it is done; run nothing"
     )
     parser.add_argument(
         "--regimes", nargs="+", help=f"{', '.join(trials.ALL)} [all; with --quick all but the long one]"
@@ -161,6 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4 ...]"
     )
+    parser.add_argument("--done", default="", help="file of kept trials (findings.py --keep) that count as done")
     arguments = parser.parse_args()
     arguments.regimes = arguments.regimes or [r for r in trials.ALL if not (arguments.quick and r.endswith("long"))]
     if unknown := set(arguments.regimes) - set(trials.ALL):
@@ -186,6 +209,11 @@ def main() -> None:
     names = {trial.method for trial in planned}
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
     todo = [trial for trial in planned if trial.method in wanted]
+    if arguments.done:
+        try:
+            restore(Path(arguments.done), todo, root)
+        except (OSError, ValueError) as error:
+            parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
     for trial in [] if arguments.list else todo:
         first = trial._replace(method=trial.after)  # whose tokens it starts from

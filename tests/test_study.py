@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_every_trial_is_a_run_that_train_accepts():
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
-    words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1", "--out", str(tmp_path)]
+    base = str(ROOT / "base_model")
+    words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1"]
+    words += ["--base", base, "--out", str(tmp_path)]
     drawing = log.Log.report
 
     def here(command, *more) -> str:
@@ -112,6 +115,25 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert rows and all(set(row) == set(findings.CURVES) for row in rows)
     for name in ("frontier", "efficiency"):
         assert (tmp_path / "of-file" / f"{name}.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+
+    def done(*more) -> set[str]:
+        elsewhere = ["study.py", *words[1:-1], str(tmp_path / "elsewhere"), "--list", "--done", str(kept)]
+        elsewhere += ["--methods", "fixed 0.7", "short", "head, pass@8", "head, pass@8, tokens first", *more]
+        return {line[5:] for line in here(study, *elsewhere).splitlines() if line.startswith("done")}
+
+    all_of_them = {f"{r['regime']} {r['method']} {r['seed']}" for r in (json.loads(line)["trial"] for line in lines)}
+    assert len(all_of_them) == 10 and done() == all_of_them, "kept trials count as done"
+    (tmp_path / "elsewhere" / "frozen" / "fixed-0.7" / "seed-1" / "result.json").unlink()
+    assert done("--base", os.path.relpath(base)) == all_of_them, "wherever the base lies"
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert done("--base", str(shutil.copytree(base, tmp_path / "other"))) == set(), (
+        "of another base model it is another trial"
+    )
+    kept.write_bytes(gzip.compress("\n".join(line for line in lines if "tokens first" not in line).encode()))
+    assert all_of_them - done() == {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}, (
+        "what others have yet to start from has to be there"
+    )
+    kept.write_bytes(again.read_bytes())
     other = here(
         findings, "findings.py", str(tmp_path), "--problems", "5", "--look", "3e-5", "head, pass@8, tokens first"
     )
@@ -313,6 +335,9 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
     ]
     row = findings.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].startswith("-18.8 [") and row[2].endswith("(0.9, decoded at 0.3)")
+    methods["greedy"] = results([1, 1, 1, 1], samples=1)
+    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[2].endswith("(greedy)") and row[4].endswith("(0.9)"), "it has no Pass@8 of its own"
 
 
 def test_explained_is_the_share_that_features_tell():
