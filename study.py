@@ -171,12 +171,13 @@ def main() -> None:
         "--list", action="store_true", help="say what there is to do and what of it is done; run nothing"
     )
     parser.add_argument(
-        "--regimes", nargs="+", help=f"{', '.join(trials.ALL)} [all; with --quick all but the long one]"
+        "--regimes", nargs="+", help=f"{', '.join(trials.ALL)} [all; with --quick all but the long ones]"
     )
     parser.add_argument(
         "--methods", nargs="+", default=[""], help="only methods of these names, or whose name holds one of these"
     )
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
+    parser.add_argument("--problems", type=int, default=0, help="so many test problems; 0: 1,000, or 200 with --quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
     parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
@@ -188,8 +189,14 @@ def main() -> None:
     arguments.regimes = arguments.regimes or [r for r in trials.ALL if not (arguments.quick and r.endswith("long"))]
     if unknown := set(arguments.regimes) - set(trials.ALL):
         parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(trials.ALL)}\n")
-    if arguments.seeds < 0 or arguments.jobs < 1 or arguments.task.partition(":")[0] not in tasks.GENERATED:
-        parser.exit(2, "study.py: --jobs is at least 1, --seeds at least 0, and --task countdown:N or modular\n")
+    if (
+        min(arguments.seeds, arguments.problems) < 0
+        or arguments.jobs < 1
+        or arguments.task.partition(":")[0] not in tasks.GENERATED
+    ):
+        parser.exit(
+            2, "study.py: --jobs is at least 1, --seeds and --problems at least 0, and --task countdown:N or modular\n"
+        )
     arguments.task = "countdown:3" if arguments.task == "countdown" else arguments.task
     try:
         tasks.load(arguments.task, "test", 1)
@@ -199,6 +206,7 @@ def main() -> None:
         parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = trials.QUICK if arguments.quick else trials.FULL
     size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)
+    size = size._replace(problems=arguments.problems or size.problems)
     name = "study" + "-quick" * arguments.quick
     if arguments.task != "countdown:3":
         name += "-" + arguments.task.replace(":", "")

@@ -4,7 +4,7 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
 
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
-    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "3e-6-long" for three times as many steps
+    3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "-long" for three times as many steps
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d); "by
 tau": each token's surrogate is weighted by its temperature, see rl.token_step.  All methods of a regime have as many rollouts;
@@ -52,7 +52,7 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
     "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
-TOKEN_LR = {"3e-6": 3e-6, "3e-6-long": 3e-6, "1e-5": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
+TOKEN_LR = {"3e-6": 3e-6, "3e-6-long": 3e-6, "1e-5": 1e-5, "1e-5-long": 1e-5, "3e-5": 3e-5, "2e-4": 2e-4}
 LONG = 3  # times the steps
 ALL = ["frozen", "finished", *TOKEN_LR]
 
