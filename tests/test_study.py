@@ -185,10 +185,26 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     findings.main()
     assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
     monkeypatch.setattr(
-        sys, "argv", ["study.py", *words[1:5], "greedy", "--regimes", "frozen", "--task", "countdown", "--base", base]
+        sys,
+        "argv",
+        [
+            "study.py",
+            *words[1:5],
+            "greedy",
+            "--regimes",
+            "frozen",
+            "--task",
+            "countdown",
+            "--problems",
+            "7",
+            "--base",
+            base,
+        ],
     )
     study.main()
-    assert Path("runs/study-quick/frozen/greedy/seed-0/result.json").is_file(), "it is countdown:3 by another name"
+    result = Path("runs/study-quick/frozen/greedy/seed-0/result.json")
+    assert result.is_file(), "it is countdown:3 by another name"
+    assert len(json.loads(result.read_text())["evaluations"]["own"]["successes"]) == 7
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["study.py", "--quick", "--list", "--base", base])
     study.main()
@@ -305,7 +321,7 @@ def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(task):
     for methods in found.values():
         for name, results in methods.items():
             assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
-            assert {len(result["evaluations"]["own"]["successes"]) for result in results} == {1000}
+            assert min(len(result["evaluations"]["own"]["successes"]) for result in results) >= 1000
 
 
 def test_rivals_are_the_best_of_their_kind_for_each_metric():
