@@ -41,7 +41,7 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     assert len(set(spent.values())) == 1, spent
     if regime in trials.TOKEN_LR:
         steps = of_method["fixed 0.7"]["steps"]
-        assert steps == trials.FULL.steps * (3 if regime == "3e-6-long" else 1)
+        assert steps == trials.FULL.steps * (3 if regime in ("3e-6-long", "1e-5-long") else 1)
         fewer = {method for method, count in updates.items() if count < steps}
         assert fewer == {m for m in updates if m.endswith(("temperature first", "tokens first"))}
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
@@ -184,23 +184,8 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-countdown2", "--problems", "5"])
     findings.main()
     assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "study.py",
-            *words[1:5],
-            "greedy",
-            "--regimes",
-            "frozen",
-            "--task",
-            "countdown",
-            "--problems",
-            "7",
-            "--base",
-            base,
-        ],
-    )
+    more = ["greedy", "--regimes", "frozen", "--task", "countdown", "--problems", "7", "--base", base]
+    monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     study.main()
     result = Path("runs/study-quick/frozen/greedy/seed-0/result.json")
     assert result.is_file(), "it is countdown:3 by another name"
@@ -209,7 +194,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["study.py", "--quick", "--list", "--base", base])
     study.main()
     listed = capsys.readouterr().out
-    assert "3e-6 fixed 0.7 0" in listed and "3e-6-long" not in listed
+    assert "3e-6 fixed 0.7 0" in listed and "-long" not in listed
     for more, said in (
         ([], "no model's folder"),
         (["--base", base, "--task", "countdown:7"], "2 to 6"),
