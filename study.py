@@ -178,11 +178,12 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--problems", type=int, default=0, help="so many test problems; 0: 1,000, or 200 with --quick")
+    parser.add_argument("--split", default="test", help="test, or tuning: problems to choose by [test]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
     parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
     parser.add_argument(
-        "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4 ...]"
+        "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4, study-tuning ...]"
     )
     parser.add_argument("--done", default="", help="file of kept trials (findings.py --keep) that count as done")
     arguments = parser.parse_args()
@@ -199,7 +200,9 @@ def main() -> None:
         )
     arguments.task = "countdown:3" if arguments.task == "countdown" else arguments.task
     try:
-        tasks.load(arguments.task, "test", 1)
+        if arguments.split == "train":
+            raise ValueError("--split is test or tuning: trials train on train")
+        tasks.load(arguments.task, arguments.split, 1)
     except ValueError as error:
         parser.exit(2, f"study.py: {error}\n")
     if not (Path(arguments.base) / "config.json").is_file():
@@ -210,6 +213,8 @@ def main() -> None:
     name = "study" + "-quick" * arguments.quick
     if arguments.task != "countdown:3":
         name += "-" + arguments.task.replace(":", "")
+    if arguments.split != "test":
+        name += "-" + arguments.split
     root = Path(arguments.out or f"runs/{name}")
     if arguments.tune:
         return tune(root, size, arguments.jobs)
@@ -237,7 +242,7 @@ def main() -> None:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
         return None
     try:
-        run_all(todo, root, "test", size.problems, arguments.jobs)
+        run_all(todo, root, arguments.split, size.problems, arguments.jobs)
     except (KeyboardInterrupt, faults.Stopped):
         parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")

@@ -41,7 +41,7 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     assert len(set(spent.values())) == 1, spent
     if regime in trials.TOKEN_LR:
         steps = of_method["fixed 0.7"]["steps"]
-        assert steps == trials.FULL.steps * (3 if regime in ("3e-6-long", "1e-5-long") else 1)
+        assert steps == trials.FULL.steps * (3 if regime in ("3e-6-long", "1e-5-long", "3e-5-long") else 1)
         fewer = {method for method, count in updates.items() if count < steps}
         assert fewer == {m for m in updates if m.endswith(("temperature first", "tokens first"))}
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
@@ -185,8 +185,14 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     findings.main()
     assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
     more = ["greedy", "--regimes", "frozen", "--task", "countdown", "--problems", "7", "--base", base]
+    loaded, load = [], tasks.load
+    monkeypatch.setattr(tasks, "load", lambda *asked: loaded.append(asked) or load(*asked))
+    monkeypatch.setattr(sys, "argv", [*words[:5], *more, "--split", "tuning"])
+    study.main()
+    assert loaded[-1] == ("countdown:3", "tuning", 7) and Path("runs/study-quick-tuning/frozen/greedy").is_dir()
     monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     study.main()
+    assert loaded[-1] == ("countdown:3", "test", 7)
     result = Path("runs/study-quick/frozen/greedy/seed-0/result.json")
     assert result.is_file(), "it is countdown:3 by another name"
     assert len(json.loads(result.read_text())["evaluations"]["own"]["successes"]) == 7
@@ -198,6 +204,9 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     for more, said in (
         ([], "no model's folder"),
         (["--base", base, "--task", "countdown:7"], "2 to 6"),
+        (["--base", base, "--split", "train"], "test or tuning"),
+        (["--base", base, "--split", "tests"], "test, tuning, train"),
+        (["--base", base, "--problems", "-1"], "at least 0"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
     ):
         monkeypatch.setattr(sys, "argv", [*words, *more])
