@@ -40,12 +40,18 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
         results = [json.loads(text) for text in texts]
     except (EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"damaged ({error})") from None
-    for result in results:
-        if not isinstance(result, dict) or not {"trial", "metrics", "evaluations"} <= result.keys():
-            raise ValueError("holds a result that study.py has not written")
     found: dict[str, dict[str, list[dict]]] = {}
-    for result in results:
-        found.setdefault(result["trial"]["regime"], {}).setdefault(result["trial"]["method"], []).append(result)
+    counts: dict[str, set[int]] = {}  # of problems, in each regime
+    try:
+        for result in results:
+            regime, method, _ = result["trial"]["regime"], result["trial"]["method"], result["metrics"]
+            found.setdefault(regime, {}).setdefault(method, []).append(result)
+            counts.setdefault(regime, set()).add(len(result["evaluations"]["own"]["successes"]))
+    except (KeyError, TypeError):
+        raise ValueError("holds a result that study.py has not written") from None
+    for regime, several in counts.items():
+        if len(several) > 1:
+            raise ValueError(f"trials of {regime} are of different numbers of problems, {sorted(several)}")
     return {regime: found[regime] for regime in trials.ALL if regime in found}
 
 

@@ -70,7 +70,7 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
     if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
         policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
     policies["own"].unembed = transformer.unembed
-    result = {"trial": trial._asdict(), "metrics": metrics, "evaluations": {}}
+    result = {"trial": trial._asdict(), "split": split, "metrics": metrics, "evaluations": {}}
     for name, policy in policies.items():
         length = tasks.completion_length(asked[0])
         of = evaluation.evaluate(transformer, vocabulary, policy, asked, 8, length, seed=trial.seed)
@@ -88,8 +88,8 @@ def write(result: dict, folder: Path) -> None:
     os.replace(new, folder / "result.json")
 
 
-def restore(file: Path, todo: list[Trial], root: Path) -> None:
-    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings.
+def restore(file: Path, todo: list[Trial], root: Path, split: str) -> None:
+    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings and split.
 
     Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
     """
@@ -99,7 +99,7 @@ def restore(file: Path, todo: list[Trial], root: Path) -> None:
     for trial in todo:
         settings = trial._asdict() | {"base": Path(trial.base).name}
         result, folder = kept.get(trial[:3]), folder_of(trial, root)
-        same = result is not None and result["trial"] == settings
+        same = result is not None and (result["trial"], result.get("split", "test")) == (settings, split)
         if same and trial[:3] not in needed and not (folder / "result.json").is_file():
             write(result, folder)
 
@@ -224,7 +224,7 @@ def main() -> None:
     todo = [trial for trial in planned if trial.method in wanted]
     if arguments.done:
         try:
-            restore(Path(arguments.done), todo, root)
+            restore(Path(arguments.done), todo, root, arguments.split)
         except (OSError, ValueError) as error:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]

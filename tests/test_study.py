@@ -129,6 +129,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert done("--base", str(shutil.copytree(base, tmp_path / "other"))) == set(), (
         "of another base model it is another trial"
     )
+    assert done("--split", "tuning") == set(), "of other problems too"
     kept.write_bytes(gzip.compress("\n".join(line for line in lines if "tokens first" not in line).encode()))
     assert all_of_them - done() == {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}, (
         "what others have yet to start from has to be there"
@@ -151,6 +152,8 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
         b"text",
         gzip.compress(b'{"trial": {}}\n'),
         gzip.compress(b"[1]"),
+        gzip.compress(lines[0].replace('"own"', '"owns"').encode()),
+        gzip.compress("\n".join([*lines[:3], lines[3].replace('"successes": [', '"successes": [0, ')]).encode()),
         b"",
     ):
         kept.write_bytes(damaged)
@@ -312,8 +315,14 @@ def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(task):
     tables += [findings.map_table(found), findings.rivals_table(found)]
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     assert found and not {line for table in tables for line in table.splitlines()} - set(text)
-    for methods in found.values():
+    for regime, methods in found.items():
+        planned = {trial.method: trial for trial in trials.planned(trials.FULL, [regime])}
         for name, results in methods.items():
+            settings = [{n: v for n, v in r["trial"].items() if n not in ("seed", "base", "task")} for r in results]
+            of_plan = {n: getattr(planned[name], n) for n in settings[0]}
+            if of_plan["flags"]:
+                of_plan["flags"] = of_plan["flags"] | {"task": results[0]["trial"]["task"]}
+            assert all(s == of_plan for s in settings), f"study.py has come to plan {regime}, {name} in another way"
             assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
             assert min(len(result["evaluations"]["own"]["successes"]) for result in results) >= 1000
 
