@@ -44,9 +44,9 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
     counts: dict[str, set[int]] = {}  # of problems, in each regime
     try:
         for result in results:
-            regime, method, _ = result["trial"]["regime"], result["trial"]["method"], result["metrics"]
-            found.setdefault(regime, {}).setdefault(method, []).append(result)
-            counts.setdefault(regime, set()).add(len(result["evaluations"]["own"]["successes"]))
+            trial, own, _ = result["trial"], result["evaluations"]["own"], result["metrics"]
+            found.setdefault(trial["regime"], {}).setdefault(trial["method"], []).append(result)
+            counts.setdefault(trial["regime"], set()).add(len(own["successes"]))
     except (KeyError, TypeError):
         raise ValueError("holds a result that study.py has not written") from None
     for regime, several in counts.items():
@@ -56,7 +56,7 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
 
 
 def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
-    """Every trial in one file, two kilobytes a trial: settings, each problem's successes, and the curves that are drawn.
+    """Every trial in one file, two kilobytes a trial of 1,000 problems: settings, each problem's successes, and the curves that are drawn.
 
     `read` gives from it the same tables and pictures, but those of the temperatures, which need the trained heads.
     """
@@ -183,7 +183,8 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
                 axis.plot(per_step * np.arange(1, shortest + 1), np.mean(curves, axis=0), label=name, **style)
             axis.set(title=f"{regime}: {metric.replace('_', ' ')}", xlabel="completions sampled", ylim=(0, None))
             axis.grid(alpha=0.3)
-        axes[0][column].legend(fontsize=6)
+        if axes[0][column].lines:
+            axes[0][column].legend(fontsize=6)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

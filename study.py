@@ -88,8 +88,14 @@ def write(result: dict, folder: Path) -> None:
     os.replace(new, folder / "result.json")
 
 
-def restore(file: Path, todo: list[Trial], root: Path, split: str) -> None:
-    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings and split.
+def problems_of(result: dict) -> tuple[str, int]:
+    """The split that it was evaluated on, and on how many problems of it; KeyError or TypeError where it is no result."""
+    successes = result["evaluations"]["own"]["successes"]
+    return result.get("split", "test"), len(successes)  # older results name no split
+
+
+def restore(file: Path, todo: list[Trial], root: Path, asked: tuple[str, int]) -> None:
+    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings and problems.
 
     Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
     """
@@ -99,7 +105,7 @@ def restore(file: Path, todo: list[Trial], root: Path, split: str) -> None:
     for trial in todo:
         settings = trial._asdict() | {"base": Path(trial.base).name}
         result, folder = kept.get(trial[:3]), folder_of(trial, root)
-        same = result is not None and (result["trial"], result.get("split", "test")) == (settings, split)
+        same = result is not None and result["trial"] == settings and problems_of(result) == asked
         if same and trial[:3] not in needed and not (folder / "result.json").is_file():
             write(result, folder)
 
@@ -222,12 +228,21 @@ def main() -> None:
     names = {trial.method for trial in planned}
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
     todo = [trial for trial in planned if trial.method in wanted]
+    asked = arguments.split, len(tasks.load(arguments.task, arguments.split, size.problems))
     if arguments.done:
         try:
-            restore(Path(arguments.done), todo, root, arguments.split)
+            restore(Path(arguments.done), todo, root, asked)
         except (OSError, ValueError) as error:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
+    for file in [] if arguments.list else [folder_of(trial, root) / "result.json" for trial in done]:
+        try:
+            there = problems_of(json.loads(file.read_text()))
+        except (ValueError, KeyError, TypeError):
+            parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
+        if there != asked:
+            said = f"{file} is of {there[1]} {there[0]} problems, not of {asked[1]} {asked[0]} problems"
+            parser.exit(2, f"study.py: {said}: --problems and --split as there, or another --out\n")
     for trial in [] if arguments.list else todo:
         first = trial._replace(method=trial.after)  # whose tokens it starts from
         included = any(first[:3] == other[:3] for other in todo)

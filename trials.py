@@ -52,15 +52,8 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
     "head": [("own", PASS | flags) for flags in LEARNING],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
-TOKEN_LR = {
-    "3e-6": 3e-6,
-    "3e-6-long": 3e-6,
-    "1e-5": 1e-5,
-    "1e-5-long": 1e-5,
-    "3e-5": 3e-5,
-    "3e-5-long": 3e-5,
-    "2e-4": 2e-4,
-}
+RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
+TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
 LONG = 3  # times the steps
 ALL = ["frozen", "finished", *TOKEN_LR]
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert done("--base", str(shutil.copytree(base, tmp_path / "other"))) == set(), (
         "of another base model it is another trial"
     )
-    assert done("--split", "tuning") == set(), "of other problems too"
+    assert done("--split", "tuning") == done("--problems", "5") == set(), "of other problems too"
     kept.write_bytes(gzip.compress("\n".join(line for line in lines if "tokens first" not in line).encode()))
     assert all_of_them - done() == {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}, (
         "what others have yet to start from has to be there"
@@ -139,6 +140,16 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
         findings, "findings.py", str(tmp_path), "--problems", "5", "--look", "3e-5", "head, pass@8, tokens first"
     )
     assert "## Temperatures of head, pass@8, tokens first (3e-5)" in other and "| operator |" in other
+    restored = tmp_path / "frozen" / "head-pass@8" / "seed-0"  # its head is not there, nor are all its metrics
+    (restored / "temperature_head.safetensors").unlink()
+    result = json.loads((restored / "result.json").read_text())
+    curves = [{name: row[name] for name in findings.CURVES} for row in result["metrics"]]
+    (restored / "result.json").write_text(json.dumps(result | {"metrics": curves}))
+    drawn = []
+    monkeypatch.setattr(introspect, "temperature_tables", lambda looks, metrics, out: drawn.append(metrics) or "")
+    here(findings, "findings.py", str(tmp_path), "--problems", "5")
+    (metrics,) = drawn[0]
+    assert any("tau/operator" in row for row in metrics), "the metrics are those of the seed whose head is looked at"
     monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path), "--look", "frozen", "fixed 0.7"])
     with pytest.raises(SystemExit):
         findings.main()
@@ -192,24 +203,33 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tasks, "load", lambda *asked: loaded.append(asked) or load(*asked))
     monkeypatch.setattr(sys, "argv", [*words[:5], *more, "--split", "tuning"])
     study.main()
-    assert loaded[-1] == ("countdown:3", "tuning", 7) and Path("runs/study-quick-tuning/frozen/greedy").is_dir()
+    assert loaded[-1] == ("countdown:3", "tuning", 7)
+    of_tuning = Path("runs/study-quick-tuning/frozen/greedy/seed-0/result.json")
+    assert study.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7)
     monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     study.main()
     assert loaded[-1] == ("countdown:3", "test", 7)
     result = Path("runs/study-quick/frozen/greedy/seed-0/result.json")
     assert result.is_file(), "it is countdown:3 by another name"
     assert len(json.loads(result.read_text())["evaluations"]["own"]["successes"]) == 7
+    monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick"])
+    with warnings.catch_warnings(action="error"):  # a study with no curve to draw
+        findings.main()
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["study.py", "--quick", "--list", "--base", base])
     study.main()
     listed = capsys.readouterr().out
     assert "3e-6 fixed 0.7 0" in listed and "-long" not in listed
+    shutil.copytree("runs/study-quick-countdown2", "damaged")
+    Path("damaged/3e-5/fixed-0.7/seed-0/result.json").write_text("[]")
     for more, said in (
         ([], "no model's folder"),
         (["--base", base, "--task", "countdown:7"], "2 to 6"),
         (["--base", base, "--split", "train"], "test or tuning"),
         (["--base", base, "--split", "tests"], "test, tuning, train"),
         (["--base", base, "--problems", "-1"], "at least 0"),
+        (["--base", base, "--problems", "5"], "is of 6 test problems, not of 5 test problems"),
+        (["--base", base, "--out", "damaged"], "damaged/3e-5/fixed-0.7/seed-0/result.json is damaged"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
     ):
         monkeypatch.setattr(sys, "argv", [*words, *more])
