@@ -7,6 +7,8 @@ A layer hands over its queries, keys and values, and gets back what each positio
 local.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,8 +29,9 @@ def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 class Cache:
     """Keys and values while sampling: P prompts of at most L tokens, each with G slots for its completions.
 
-    The model's forward pass over the prompts (P, L), padded on the right, fills it; then each step of decoder.py adds one
-    token of each of the n rows that are still written.  A prompt's keys are read once for its G samples:
+    The model's forward pass over the prompts (P, L), padded on the right, fills it, all at once or some after the others;
+    then each step of decoder.py adds one token of each of the n rows that are still written.  A prompt's keys are read once
+    for its G samples:
 
         softmax([q K_prompt, q K_completion]) [V_prompt, V_completion],     the queries of a prompt's samples as one matrix
 
@@ -46,6 +49,7 @@ class Cache:
         self.keys: list[Tensor] = []  # a layer: (P * kv head * G, max_new_tokens, d_head)
         self.values: list[Tensor] = []
         self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
+        self.longest, self.prompts_read = longest, 0
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
         self.row_of_slot: Tensor | None = None  # (P * G,), an empty slot computing along with row 0; None: the same
         self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
@@ -100,16 +104,34 @@ class Cache:
         else:  # a graph replays addresses, so where it writes must be told by the device
             held.index_copy_(1, self.column, new)
 
-    def read_prompts(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Of the next layer, all (P, L, head, d_head), as `causal`: padding on the right is never read."""
-        key, value = key.to(self.dtype), value.to(self.dtype)
-        self.prompt_keys.append(key.transpose(1, 2).flatten(0, 1))
-        self.prompt_values.append(value.transpose(1, 2).flatten(0, 1))
-        (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[2:]
-        shape = (prompts * kv_heads * samples, self.max_new_tokens, d_head)
-        self.keys.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
-        self.values.append(torch.zeros(shape, dtype=self.dtype, device=key.device))
-        return causal(query, key, value)
+    def reader(self, count: int):
+        """`attend` for the forward pass over the next `count` prompts, which its layers call in turn.
+
+        All are (count, L, head, d_head), and read as by `causal`: padding on the right is never read.
+        """
+        these, layers = slice(self.prompts_read, self.prompts_read + count), itertools.count()
+        self.prompts_read += count
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            layer, kv_heads = next(layers), key.shape[2]
+            if layer == len(self.keys):
+                self.make_room(kv_heads, key.shape[3], key.device)
+            key, value = key.to(self.dtype), value.to(self.dtype)
+            for held, new in ((self.prompt_keys[layer], key), (self.prompt_values[layer], value)):
+                held.unflatten(0, (-1, kv_heads))[these] = new.transpose(1, 2)
+            return causal(query, key, value)
+
+        return attend
+
+    def make_room(self, kv_heads: int, d_head: int, device: torch.device) -> None:
+        """For one more layer."""
+        prompts, samples = self.shape
+        rows = prompts * kv_heads
+        for held in (self.prompt_keys, self.prompt_values):
+            held.append(torch.empty(rows, self.longest, d_head, dtype=self.dtype, device=device))
+        for held in (self.keys, self.values):
+            shape = rows * samples, self.max_new_tokens, d_head
+            held.append(torch.zeros(shape, dtype=self.dtype, device=device))
 
     def keep(self, rows: Tensor) -> None:
         """Only these rows (ascending) go on."""

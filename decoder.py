@@ -42,36 +42,57 @@ class Product:
         return F.linear(x, self.weight, self.bias)
 
 
+class Norm:
+    """A norm of model.py.  An RMS norm on a CPU, w x / sqrt(mean x^2 + eps), as x / hypot(|x|, sqrt(d eps)).
+
+    There torch has no one operation for it but seven, and with the few rows of a step each costs its call; these are three.
+    What is left, `scale` = sqrt(d) w, goes into the product that reads it; None where the norm is done whole.
+    """
+
+    def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
+        self.whole, self.scale = norm, None
+        if isinstance(norm, torch.nn.RMSNorm) and norm.eps and (device.type, dtype) == ("cpu", torch.float32):
+            size = norm.normalized_shape[0]
+            self.scale = size**0.5 * (torch.ones(size) if norm.weight is None else norm.weight)
+            self.floor = torch.tensor((size * norm.eps) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return self.whole(x)
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+
+
 class Decoder:
     @torch.no_grad()
     def __init__(self, transformer):
         self.model, c = transformer, transformer.config
         self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
         self.heads, self.kv_heads, self.d_head = c.n_heads, c.n_kv_heads, c.d_head
-        self.layers = []
+        self.layers, place = [], (self.dtype, transformer.device)
+        # Of each head: queries and keys at once, whose weights differ and follow.
+        self.head_norm = Norm(torch.nn.RMSNorm(c.d_head, c.norm_eps, elementwise_affine=False), *place)
         for block in transformer.layers:
             a, m = block.attention, block.mlp
-            scale = (
-                torch.cat((a.q_norm.weight.expand(c.n_heads, -1), a.k_norm.weight.expand(c.n_kv_heads, -1)))
-                if c.qk_norm
-                else None
-            )  # (head + kv head, d_head)
+            norm, mlp_norm, scale = Norm(block.attention_norm, *place), Norm(block.mlp_norm, *place), None
+            if c.qk_norm:  # (head + kv head, d_head)
+                scale = torch.cat((a.q_norm.weight.expand(c.n_heads, -1), a.k_norm.weight.expand(c.n_kv_heads, -1)))
+                scale = scale if self.head_norm.scale is None else scale * self.head_norm.scale
             products = (
-                self.join(a.q, a.k, a.v),
+                self.join(a.q, a.k, a.v, scale=norm.scale),
                 self.join(a.o),
-                self.join(*filter(None, (m.gate, m.up))),
+                self.join(*filter(None, (m.gate, m.up)), scale=mlp_norm.scale),
                 self.join(m.down),
             )
-            self.layers.append((block.attention_norm, scale, block.mlp_norm, m.gate is None, *products))
+            self.layers.append((norm, scale, mlp_norm, m.gate is None, *products))
         unembedding = transformer.embed if transformer.unembedding is None else transformer.unembedding
         self.unembedding = Product(unembedding.weight.to(self.dtype))
 
-    def join(self, *linears) -> "Product":
-        """Layers that read the same input, as one."""
+    def join(self, *linears, scale: Tensor | None = None) -> "Product":
+        """Layers that read the same input, times `scale` (in,), as one."""
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
-        if len(linears) == 1:
-            return Product(linears[0].weight.to(self.dtype), bias)
-        return Product(torch.cat([linear.weight.to(self.dtype) for linear in linears]), bias)
+        weights = [linear.weight.to(self.dtype) for linear in linears]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return Product(weight if scale is None else weight * scale, bias)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """hidden (n, d_model) -> logits (n, V), in float32."""
@@ -92,7 +113,7 @@ class Decoder:
             heads = qkv(norm(x).to(self.dtype)).view(len(x), -1, self.d_head)  # queries, keys, values
             query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
             if scale is not None:
-                query_key = F.rms_norm(query_key.float(), (self.d_head,), None, model.config.norm_eps) * scale
+                query_key = self.head_norm(query_key.float()) * scale
             if model.position is None:
                 query_key = rotate(query_key, cosine, sine)
             query, key = query_key.split((self.heads, self.kv_heads), dim=1)

@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         """
         positions, attend = torch.arange(tokens.shape[1], device=tokens.device)[None], causal  # (1, T)
         if cache is not None:
-            attend = cache.read_prompts
+            attend = cache.reader(len(tokens))
         if packed is not None:
             positions, attend = packed.positions, packed.attend
         x = self.embed(tokens)

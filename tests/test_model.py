@@ -112,6 +112,19 @@ def test_large_weights_are_packed_where_onednn_is():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [1.0, 1e-3, 0.0, 1e4])
+def test_the_norm_of_a_step_is_the_models(size):
+    """Also where eps is most of it, and at zero; its weights are left for the product that follows."""
+    place = torch.float32, torch.device("cpu")
+    norm, x = torch.nn.RMSNorm(24, eps=1e-5), size * torch.randn(7, 3, 24)
+    norm.weight.copy_(torch.rand(24) + 0.5)
+    fast = decoder.Norm(norm, *place)
+    torch.testing.assert_close(fast(x) * fast.scale, norm(x), rtol=1e-5, atol=1e-6)
+    for whole in (decoder.Norm(norm, torch.bfloat16, place[1]), decoder.Norm(torch.nn.LayerNorm(24), *place)):
+        assert whole.scale is None and torch.equal(whole(x), whole.whole(x))
+
+
+@torch.no_grad()
 def test_padding_and_neighbours_do_not_change_a_row(pair):
     ours, _, _ = pair
     row = torch.randint(97, (1, 12))

@@ -217,6 +217,23 @@ def test_the_generator_fixes_every_draw_and_nothing_else_does(transformer, head)
     assert torch.equal(torch.get_rng_state(), state), "sampling moved the global generator"
 
 
+@pytest.mark.parametrize("tokens", [1, 12, 2**11])
+def test_prompts_are_read_some_at_a_time_to_the_same_effect(transformer, head, tokens, monkeypatch):
+    expected, parts, forward = draw(transformer, head), [], transformer.forward
+
+    def counted(tokens, *rest):
+        parts.append(len(tokens))
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(transformer, "forward", counted)
+    monkeypatch.setitem(sample.PROMPT_TOKENS_AT_ONCE, "cpu", tokens)
+    got = draw(transformer, head)
+    longest = int(got.prompt_lengths.max())
+    assert sum(parts) == 4 and max(parts) == min(4, max(1, tokens // longest))
+    assert torch.equal(got.tokens, expected.tokens)
+    torch.testing.assert_close(got.token_log_probs, expected.token_log_probs, rtol=1e-4, atol=1e-4)
+
+
 def test_samples_of_a_prompt_differ(transformer, head):
     rows = draw(transformer, head).completions()
     assert all(len({tuple(ids) for ids in rows[start : start + 4]}) > 1 for start in range(0, 16, 4))
@@ -286,6 +303,33 @@ def test_two_levels_draw_as_one_would(vocabulary):
     torch.testing.assert_close(log_probs, expected.log()[tokens], rtol=1e-4, atol=1e-4)
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     torch.testing.assert_close(entropies, entropy.expand(draws), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("vocabulary", [30, 3000])
+def test_a_part_of_the_rows_after_the_other_draws_the_same(vocabulary, monkeypatch):
+    logits = torch.randn(11, vocabulary, generator=torch.Generator().manual_seed(0))
+    tau = torch.linspace(0, 2, 11)
+    whole = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
+    calls, invert = [], sample.invert
+    monkeypatch.setattr(sample, "invert", lambda *part: calls.append(len(part[0])) or invert(*part))
+    for numbers, sizes in ((4 * vocabulary, [4, 4, 3]), (1, [1] * 11)):
+        monkeypatch.setattr(sample, "LOGITS_AT_ONCE", numbers)
+        calls.clear()
+        parts = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
+        assert calls == sizes and torch.equal(parts[0], whole[0])
+        for got, expected in zip(parts[1:], whole[1:]):
+            torch.testing.assert_close(got, expected)
+
+
+def test_log_probs_and_entropies_are_exact_to_float32():
+    """Against float64, of tokens that are drawn, at every temperature."""
+    logits = 5 * torch.randn(400, 1000, generator=torch.Generator().manual_seed(0))
+    tau = torch.linspace(0.05, 2, 400)
+    token, log_prob, entropy = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
+    exact = (logits.double() / tau.double()[:, None]).log_softmax(-1).gather(1, token[:, None])[:, 0]
+    at_one = torch.distributions.Categorical(logits=logits.double()).entropy()
+    torch.testing.assert_close(log_prob.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), at_one, rtol=1e-5, atol=1e-5)
 
 
 def test_cold_tokens_with_vanishing_weights_are_never_drawn():
