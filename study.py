@@ -13,6 +13,7 @@ on test problems under its own policy, at two common temperatures and greedily (
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import multiprocessing
@@ -70,7 +71,8 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
     if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
         policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
     policies["own"].unembed = transformer.unembed
-    result = {"trial": trial._asdict(), "split": split, "metrics": metrics, "evaluations": {}}
+    result = {"trial": trial._asdict(), "split": split, "weights": weights_of(trial.base), "metrics": metrics}
+    result["evaluations"] = {}
     for name, policy in policies.items():
         length = tasks.completion_length(asked[0])
         of = evaluation.evaluate(transformer, vocabulary, policy, asked, 8, length, seed=trial.seed)
@@ -88,6 +90,11 @@ def write(result: dict, folder: Path) -> None:
     os.replace(new, folder / "result.json")
 
 
+def weights_of(base: str) -> str:
+    """What tells a base model's weights from those of another: 16 digits of their SHA-256."""
+    return hashlib.sha256((Path(base) / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
 def problems_of(result: dict) -> tuple[str, int]:
     """The split that it was evaluated on, and on how many problems of it; KeyError or TypeError where it is no result."""
     successes = result["evaluations"]["own"]["successes"]
@@ -95,17 +102,19 @@ def problems_of(result: dict) -> tuple[str, int]:
 
 
 def restore(file: Path, todo: list[Trial], root: Path, asked: tuple[str, int]) -> None:
-    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings and problems.
+    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems and base
+    model: that of `pretrain.py` comes out a little different on another machine.
 
     Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
     """
     methods = [results for of_regime in findings.read(file).values() for results in of_regime.values()]
     kept = {(r["trial"]["regime"], r["trial"]["method"], r["trial"]["seed"]): r for results in methods for r in results}
     needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in kept}
+    here = {trial.base: weights_of(trial.base) for trial in todo}
     for trial in todo:
-        settings = trial._asdict() | {"base": Path(trial.base).name}
         result, folder = kept.get(trial[:3]), folder_of(trial, root)
-        same = result is not None and result["trial"] == settings and problems_of(result) == asked
+        same = result is not None and result["trial"] | {"base": trial.base} == trial._asdict()
+        same = same and problems_of(result) == asked and result.get("weights") == here[trial.base]
         if same and trial[:3] not in needed and not (folder / "result.json").is_file():
             write(result, folder)
 
@@ -211,7 +220,7 @@ def main() -> None:
         tasks.load(arguments.task, arguments.split, 1)
     except ValueError as error:
         parser.exit(2, f"study.py: {error}\n")
-    if not (Path(arguments.base) / "config.json").is_file():
+    if not all((Path(arguments.base) / name).is_file() for name in ("config.json", "model.safetensors")):
         parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = trials.QUICK if arguments.quick else trials.FULL
     size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)

@@ -18,6 +18,7 @@ import findings
 import frontier
 import introspect
 import log
+import model
 import rl
 import study
 import tasks
@@ -127,9 +128,13 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     (tmp_path / "elsewhere" / "frozen" / "fixed-0.7" / "seed-1" / "result.json").unlink()
     assert done("--base", os.path.relpath(base)) == all_of_them, "wherever the base lies"
     shutil.rmtree(tmp_path / "elsewhere")
-    assert done("--base", str(shutil.copytree(base, tmp_path / "other"))) == set(), (
-        "of another base model it is another trial"
-    )
+    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+    other = model.load(shutil.copytree(base, tmp_path / "other"))
+    assert done("--base", str(tmp_path / "other")) == all_of_them, "whatever its folder is called"
+    shutil.rmtree(tmp_path / "elsewhere")
+    other.embed.weight.data[0, 0] += 1e-3
+    model.save(other, tmp_path / "other")
+    assert done("--base", str(tmp_path / "other")) == set(), "of another base model it is another trial"
     assert done("--split", "tuning") == done("--problems", "5") == set(), "of other problems too"
     kept.write_bytes(gzip.compress("\n".join(line for line in lines if "tokens first" not in line).encode()))
     assert all_of_them - done() == {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}, (
