@@ -125,6 +125,21 @@ def test_the_norm_of_a_step_is_the_models(size):
 
 
 @torch.no_grad()
+def test_prompts_read_in_parts_are_held_as_if_read_at_once(pair):
+    ours, _, _ = pair
+    tokens, lengths = torch.randint(97, (5, 9)), torch.tensor([9, 3, 9, 1, 6])
+    whole, parts = Cache(lengths, 2, 4), Cache(lengths, 2, 4)
+    ours(tokens, whole)
+    for part in tokens.split(2):
+        ours(part, parts)
+    for name in ("prompt_keys", "prompt_values", "keys", "values"):
+        at_once, in_parts = getattr(whole, name), getattr(parts, name)
+        assert len(at_once) == len(in_parts) == ours.config.n_layers
+        for one, other in zip(at_once, in_parts):
+            torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
 def test_padding_and_neighbours_do_not_change_a_row(pair):
     ours, _, _ = pair
     row = torch.randint(97, (1, 12))

@@ -226,9 +226,11 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     listed = capsys.readouterr().out
     assert "3e-6 fixed 0.7 0" in listed and "-long" not in listed
     shutil.copytree("runs/study-quick-countdown2", "damaged")
+    shutil.copytree(base, "without-weights", ignore=shutil.ignore_patterns("*.safetensors"))
     Path("damaged/3e-5/fixed-0.7/seed-0/result.json").write_text("[]")
     for more, said in (
         ([], "no model's folder"),
+        (["--base", "without-weights"], "no model's folder"),
         (["--base", base, "--task", "countdown:7"], "2 to 6"),
         (["--base", base, "--split", "train"], "test or tuning"),
         (["--base", base, "--split", "tests"], "test, tuning, train"),
