@@ -105,23 +105,25 @@ class Cache:
             held.index_copy_(1, self.column, new)
 
     def reader(self, count: int):
-        """`attend` for the forward pass over the next `count` prompts, which its layers call in turn.
+        """What the layers call in turn, in the forward pass over the next `count` prompts.
 
         All are (count, L, head, d_head), and read as by `causal`: padding on the right is never read.
         """
-        these, layers = slice(self.prompts_read, self.prompts_read + count), itertools.count()
+        rows, layers = slice(self.prompts_read, self.prompts_read + count), itertools.count()
         self.prompts_read += count
+        if self.prompts_read > self.shape[0]:
+            raise ValueError(f"a cache of {self.shape[0]} prompts is given {self.prompts_read}")
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             layer, kv_heads = next(layers), key.shape[2]
             if layer == len(self.keys):
                 self.make_room(kv_heads, key.shape[3], key.device)
             key, value = key.to(self.dtype), value.to(self.dtype)
             for held, new in ((self.prompt_keys[layer], key), (self.prompt_values[layer], value)):
-                held.unflatten(0, (-1, kv_heads))[these] = new.transpose(1, 2)
+                held.unflatten(0, (-1, kv_heads))[rows] = new.transpose(1, 2)
             return causal(query, key, value)
 
-        return attend
+        return read
 
     def make_room(self, kv_heads: int, d_head: int, device: torch.device) -> None:
         """For one more layer."""

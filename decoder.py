@@ -46,7 +46,8 @@ class Norm:
     """A norm of model.py.  An RMS norm on a CPU, w x / sqrt(mean x^2 + eps), as x / hypot(|x|, sqrt(d eps)).
 
     There torch has no one operation for it but seven, and with the few rows of a step each costs its call; these are three.
-    What is left, `scale` = sqrt(d) w, goes into the product that reads it; None where the norm is done whole.
+    What is left, `scale` = sqrt(d) w, goes into the weights of the product that reads it.  None: the norm is done whole, as on a
+    GPU, which has one operation for it, and in bfloat16, where those weights would be rounded otherwise than in training.
     """
 
     def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
@@ -91,8 +92,8 @@ class Decoder:
         """Layers that read the same input, times `scale` (in,), as one."""
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
         weights = [linear.weight.to(self.dtype) for linear in linears]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return Product(weight if scale is None else weight * scale, bias)
+        weights = weights if scale is None else [weight * scale for weight in weights]
+        return Product(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """hidden (n, d_model) -> logits (n, V), in float32."""

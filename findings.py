@@ -42,16 +42,20 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
         raise ValueError(f"damaged ({error})") from None
     found: dict[str, dict[str, list[dict]]] = {}
     counts: dict[str, set[int]] = {}  # of problems, in each regime
+    bases: dict[str, set[str]] = {}  # whose weights they started from
     try:
         for result in results:
             trial, own, _ = result["trial"], result["evaluations"]["own"], result["metrics"]
             found.setdefault(trial["regime"], {}).setdefault(trial["method"], []).append(result)
             counts.setdefault(trial["regime"], set()).add(len(own["successes"]))
+            bases.setdefault(trial["regime"], set()).add(result.get("weights", ""))
     except (KeyError, TypeError):
         raise ValueError("holds a result that study.py has not written") from None
     for regime, several in counts.items():
         if len(several) > 1:
             raise ValueError(f"trials of {regime} are of different numbers of problems, {sorted(several)}")
+        if len(bases[regime]) > 1:
+            raise ValueError(f"trials of {regime} started from different base models")
     return {regime: found[regime] for regime in trials.ALL if regime in found}
 
 

@@ -29,9 +29,10 @@ from attention import Cache
 from decoder import Decoder, Graph, can_capture
 
 BLOCK = 128  # tokens of the vocabulary that are drawn from as one, and then among
-# What is worked on at once: on a CPU so little that it is still in the cache, and its memory at hand, for the next pass over it.
+# What is worked on at once: on a CPU so little that it is still in the cache, and its memory at hand, for the next pass over it;
+# elsewhere all logits, and as many tokens of prompts as keep it busy, since activations of 512 long prompts would not fit.
 LOGITS_AT_ONCE = 2**20
-PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**15}  # a GPU could hold no activations of 512 long prompts
+PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
 
 
 @dataclass
@@ -78,7 +79,8 @@ def join(rollouts: list[Rollout]) -> Rollout:
 def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
     """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
 
-    Always in float32.  Training comes here; `sample_token` computes the same without writing (B, V) as often.
+    Always in float32.  Training comes here; `sample_token` computes the same without writing (B, V) as often (and, of 150,000
+    tokens, to 1e-6; the sum in log_softmax is off by 3e-5 there).
     """
     return torch.log_softmax(logits.float() / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
 
@@ -188,7 +190,7 @@ def generate(
         16 if on_cuda and on_token is None else 1
     )  # steps between looks at who has ended: a GPU would wait for each
     cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
-    at_once = max(1, PROMPT_TOKENS_AT_ONCE.get(device.type, 2**13) // longest)  # prompts
+    at_once = max(1, PROMPT_TOKENS_AT_ONCE[device.type] // longest)  # prompts
     decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)
     with transformer.autocast():
         parts = zip(tokens.split(at_once), lengths.split(at_once))

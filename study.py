@@ -92,7 +92,8 @@ def write(result: dict, folder: Path) -> None:
 
 def weights_of(base: str) -> str:
     """What tells a base model's weights from those of another: 16 digits of their SHA-256."""
-    return hashlib.sha256((Path(base) / "model.safetensors").read_bytes()).hexdigest()[:16]
+    files = sorted(Path(base).glob("model*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def problems_of(result: dict) -> tuple[str, int]:
@@ -109,14 +110,22 @@ def restore(file: Path, todo: list[Trial], root: Path, asked: tuple[str, int]) -
     """
     methods = [results for of_regime in findings.read(file).values() for results in of_regime.values()]
     kept = {(r["trial"]["regime"], r["trial"]["method"], r["trial"]["seed"]): r for results in methods for r in results}
-    needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in kept}
-    here = {trial.base: weights_of(trial.base) for trial in todo}
+    weights = {trial.base: weights_of(trial.base) for trial in todo}
+
+    def same(trial: Trial, result: dict) -> bool:
+        settings = result["trial"] | {"base": trial.base} == trial._asdict()  # wherever it lies
+        return settings and problems_of(result) == asked and result.get("weights") == weights[trial.base]
+
+    of_todo = [(trial, kept[trial[:3]]) for trial in todo if trial[:3] in kept]
+    used = {trial[:3]: result for trial, result in of_todo if same(trial, result)}
+    if len(used) < len(of_todo):
+        other = "are of other settings, problems or base weights, or do not say of which: they do not count"
+        print(f"study.py: {len(of_todo) - len(used)} trials of {file} {other}", file=sys.stderr)
+    needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in used}
     for trial in todo:
-        result, folder = kept.get(trial[:3]), folder_of(trial, root)
-        same = result is not None and result["trial"] | {"base": trial.base} == trial._asdict()
-        same = same and problems_of(result) == asked and result.get("weights") == here[trial.base]
-        if same and trial[:3] not in needed and not (folder / "result.json").is_file():
-            write(result, folder)
+        folder = folder_of(trial, root)
+        if trial[:3] in used and trial[:3] not in needed and not (folder / "result.json").is_file():
+            write(used[trial[:3]], folder)
 
 
 @contextlib.contextmanager
@@ -220,7 +229,7 @@ def main() -> None:
         tasks.load(arguments.task, arguments.split, 1)
     except ValueError as error:
         parser.exit(2, f"study.py: {error}\n")
-    if not all((Path(arguments.base) / name).is_file() for name in ("config.json", "model.safetensors")):
+    if not all(any(Path(arguments.base).glob(name)) for name in ("config.json", "model*.safetensors")):
         parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = trials.QUICK if arguments.quick else trials.FULL
     size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)
@@ -246,9 +255,12 @@ def main() -> None:
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
     for file in [] if arguments.list else [folder_of(trial, root) / "result.json" for trial in done]:
         try:
-            there = problems_of(json.loads(file.read_text()))
+            result = json.loads(file.read_text())
+            there = problems_of(result)
         except (ValueError, KeyError, TypeError):
             parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
+        if result.get("weights", weights_of(arguments.base)) != weights_of(arguments.base):
+            parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
         if there != asked:
             said = f"{file} is of {there[1]} {there[0]} problems, not of {asked[1]} {asked[0]} problems"
             parser.exit(2, f"study.py: {said}: --problems and --split as there, or another --out\n")

@@ -120,8 +120,13 @@ def test_the_norm_of_a_step_is_the_models(size):
     norm.weight.copy_(torch.rand(24) + 0.5)
     fast = decoder.Norm(norm, *place)
     torch.testing.assert_close(fast(x) * fast.scale, norm(x), rtol=1e-5, atol=1e-6)
-    for whole in (decoder.Norm(norm, torch.bfloat16, place[1]), decoder.Norm(torch.nn.LayerNorm(24), *place)):
-        assert whole.scale is None and torch.equal(whole(x), whole.whole(x))
+    bare = decoder.Norm(torch.nn.RMSNorm(24, eps=1e-5, elementwise_affine=False), *place)
+    torch.testing.assert_close(bare(x) * bare.scale * norm.weight, norm(x), rtol=1e-5, atol=1e-6)
+    layer = torch.nn.LayerNorm(24)
+    on_gpu, in_bfloat16 = (torch.float32, torch.device("cuda")), (torch.bfloat16, place[1])
+    for of, where in ((norm, on_gpu), (norm, in_bfloat16), (layer, place), (torch.nn.RMSNorm(24), place)):
+        whole = decoder.Norm(of, *where)  # the last has an eps of its own dtype's
+        assert whole.scale is None and torch.equal(whole(x), of(x))
 
 
 @torch.no_grad()
@@ -132,11 +137,13 @@ def test_prompts_read_in_parts_are_held_as_if_read_at_once(pair):
     ours(tokens, whole)
     for part in tokens.split(2):
         ours(part, parts)
-    for name in ("prompt_keys", "prompt_values", "keys", "values"):
+    for name in ("prompt_keys", "prompt_values"):
         at_once, in_parts = getattr(whole, name), getattr(parts, name)
-        assert len(at_once) == len(in_parts) == ours.config.n_layers
+        assert len(at_once) == len(in_parts) == len(parts.keys) == len(parts.values) == ours.config.n_layers
         for one, other in zip(at_once, in_parts):
             torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="a cache of 5 prompts is given 6"):
+        ours(tokens[:1], parts)
 
 
 @torch.no_grad()

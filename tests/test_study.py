@@ -128,18 +128,27 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     (tmp_path / "elsewhere" / "frozen" / "fixed-0.7" / "seed-1" / "result.json").unlink()
     assert done("--base", os.path.relpath(base)) == all_of_them, "wherever the base lies"
     shutil.rmtree(tmp_path / "elsewhere")
-    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
-    other = model.load(shutil.copytree(base, tmp_path / "other"))
+    changed = model.load(shutil.copytree(base, tmp_path / "other"))
     assert done("--base", str(tmp_path / "other")) == all_of_them, "whatever its folder is called"
     shutil.rmtree(tmp_path / "elsewhere")
-    other.embed.weight.data[0, 0] += 1e-3
-    model.save(other, tmp_path / "other")
+    changed.embed.weight.data[0, 0] += 1e-3
+    model.save(changed, tmp_path / "other")
     assert done("--base", str(tmp_path / "other")) == set(), "of another base model it is another trial"
     assert done("--split", "tuning") == done("--problems", "5") == set(), "of other problems too"
+    first = {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}
     kept.write_bytes(gzip.compress("\n".join(line for line in lines if "tokens first" not in line).encode()))
-    assert all_of_them - done() == {f"3e-5 {m} {s}" for m in ("short", "head, pass@8, tokens first") for s in (0, 1)}, (
-        "what others have yet to start from has to be there"
+    assert all_of_them - done() == first, "what others have yet to start from has to be there"
+    shutil.rmtree(tmp_path / "elsewhere")
+    kept.write_bytes(
+        gzip.compress("\n".join(line.replace('"own", "flags"', '"0.9", "flags"') for line in lines).encode())
     )
+    assert all_of_them - done() == first | {f"frozen head, pass@8 {s}" for s in (0, 1)}, "also where another is kept"
+    changed = [json.loads(line) | ({"weights": "0"} if "tokens first" in line else {}) for line in lines]
+    kept.write_bytes(gzip.compress("\n".join(map(json.dumps, changed)).encode()))
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit):
+        done()
+    assert "started from different base models" in capsys.readouterr().err
     kept.write_bytes(again.read_bytes())
     other = here(
         findings, "findings.py", str(tmp_path), "--problems", "5", "--look", "3e-5", "head, pass@8, tokens first"
@@ -226,6 +235,9 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     listed = capsys.readouterr().out
     assert "3e-6 fixed 0.7 0" in listed and "-long" not in listed
     shutil.copytree("runs/study-quick-countdown2", "damaged")
+    changed = model.load(shutil.copytree(base, "changed"))
+    changed.embed.weight.data[0, 0] += 1e-3
+    model.save(changed, "changed")
     shutil.copytree(base, "without-weights", ignore=shutil.ignore_patterns("*.safetensors"))
     Path("damaged/3e-5/fixed-0.7/seed-0/result.json").write_text("[]")
     for more, said in (
@@ -236,6 +248,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
         (["--base", base, "--split", "tests"], "test, tuning, train"),
         (["--base", base, "--problems", "-1"], "at least 0"),
         (["--base", base, "--problems", "5"], "is of 6 test problems, not of 5 test problems"),
+        (["--base", "changed"], "is of another base model than changed"),
         (["--base", base, "--out", "damaged"], "damaged/3e-5/fixed-0.7/seed-0/result.json is damaged"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
     ):
