@@ -104,7 +104,7 @@ def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(6.4 * columns, 5 * rows), constrained_layout=True, squeeze=False
+        rows, columns, figsize=(7.6 * columns, 5 * rows), constrained_layout=True, squeeze=False
     )
     for axis in axes.flat[len(found) :]:
         axis.remove()
@@ -141,6 +141,6 @@ def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         axis.set(title=regime, xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
         axis.grid(alpha=0.3)
         if points.keys() > fixed.keys() or longer:
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # inside it would hide points
     figure.savefig(out, dpi=120)
     plt.close(figure)
