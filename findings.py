@@ -172,7 +172,7 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
 
     regimes = {regime: {m: r for m, r in methods.items() if r[0]["metrics"]} for regime, methods in found.items()}
     figure, axes = plt.subplots(
-        2, len(regimes), figsize=(6.4 * len(regimes), 7.5), constrained_layout=True, squeeze=False
+        2, len(regimes), figsize=(7.6 * len(regimes), 7.5), constrained_layout=True, squeeze=False
     )
     for column, (regime, methods) in enumerate(regimes.items()):
         for row, metric in enumerate(CURVES):
@@ -188,7 +188,7 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
             axis.set(title=f"{regime}: {metric.replace('_', ' ')}", xlabel="completions sampled", ylim=(0, None))
             axis.grid(alpha=0.3)
         if axes[0][column].lines:
-            axes[0][column].legend(fontsize=6)
+            axes[0][column].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
