@@ -253,13 +253,14 @@ def main() -> None:
         except (OSError, ValueError) as error:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
+    weights = weights_of(arguments.base)
     for file in [] if arguments.list else [folder_of(trial, root) / "result.json" for trial in done]:
         try:
             result = json.loads(file.read_text())
             there = problems_of(result)
         except (ValueError, KeyError, TypeError):
             parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
-        if result.get("weights", weights_of(arguments.base)) != weights_of(arguments.base):
+        if result.get("weights", weights) != weights:
             parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
         if there != asked:
             said = f"{file} is of {there[1]} {there[0]} problems, not of {asked[1]} {asked[0]} problems"
