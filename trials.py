@@ -22,15 +22,6 @@ import baselines
 import temperature_head
 
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
-# What was best of eight on the tuning problems; of the head's best two, whose difference is noise, the lower rate.
-RULES = {
-    "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=0.7,warm_tokens=4",
-    "EDT": "edt:base=0.8,theta=1.0",
-    "mixture": "mixture:low=0.5,high=0.9",
-}
-TAMPO = "tampo:sharpness=0.03,momentum=0.8"
-SEQUENCE = {"temperature_lr": 6e-3, "temperature_epochs": 4}
-HEAD = {"temperature_lr": 3e-3, "temperature_epochs": 2}
 PASS = {"temperature_objective": "pass@8"}
 # For the heads, and for EAD as the best rule: under one temperature for all tokens it is a common factor.
 BY_TAU = {"token_weight": "tau"}
@@ -56,6 +47,29 @@ RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
 LONG = 3  # times the steps
 ALL = ["frozen", "finished", *TOKEN_LR]
+
+
+class Chosen(NamedTuple):
+    """Of each method the best of its eight settings, on a task's tuning problems."""
+
+    rules: dict[str, str]
+    tampo: str
+    sequence: dict
+    head: dict
+
+
+CHOSEN = {
+    "countdown": Chosen(  # of the head's best two, whose difference is noise, the lower rate
+        rules={
+            "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=0.7,warm_tokens=4",
+            "EDT": "edt:base=0.8,theta=1.0",
+            "mixture": "mixture:low=0.5,high=0.9",
+        },
+        tampo="tampo:sharpness=0.03,momentum=0.8",
+        sequence={"temperature_lr": 6e-3, "temperature_epochs": 4},
+        head={"temperature_lr": 3e-3, "temperature_epochs": 2},
+    ),
+}
 
 
 class Size(NamedTuple):
@@ -122,6 +136,7 @@ def common(size: Size) -> dict:
 def planned(size: Size, regimes: list[str]) -> list[Trial]:
     """All there is to do, in an order in which `after` comes first."""
     made = []
+    chosen = CHOSEN[size.task.partition(":")[0]]
 
     def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
         flags = None if flags is None else common(size) | flags
@@ -140,28 +155,28 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         if regime in regimes:
             for name in ["greedy", *GRID]:
                 add(regime, name if name == "greedy" else f"fixed {name}", name, None, after)
-            for name, policy in RULES.items():
+            for name, policy in chosen.rules.items():
                 add(regime, name, policy, None, after)
-            add(regime, "TAMPO, mean", TAMPO, flags, after)
-            add(regime, "TAMPO, pass@8", TAMPO, flags | PASS, after)
-            add(regime, "sequence, pass@8", "sequence", flags | PASS | SEQUENCE, after)
-            add(regime, "head, mean", "own", flags | HEAD, after)
-            add(regime, "head, pass@8", "own", flags | PASS | HEAD, after)
+            add(regime, "TAMPO, mean", chosen.tampo, flags, after)
+            add(regime, "TAMPO, pass@8", chosen.tampo, flags | PASS, after)
+            add(regime, "sequence, pass@8", "sequence", flags | PASS | chosen.sequence, after)
+            add(regime, "head, mean", "own", flags | chosen.head, after)
+            add(regime, "head, pass@8", "own", flags | PASS | chosen.head, after)
             for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
-                add(regime, f"head, pass@8, {name}", name, flags | PASS | HEAD, after)
+                add(regime, f"head, pass@8, {name}", name, flags | PASS | chosen.head, after)
     for regime in [name for name in TOKEN_LR if name in regimes]:
         steps = size.steps * (LONG if regime.endswith("long") else 1)
         rate, third = {"token_lr": TOKEN_LR[regime], "steps": steps}, steps // 3
         for name in GRID:
             add(regime, f"fixed {name}", name, rate)
-        for name, policy in RULES.items():
+        for name, policy in chosen.rules.items():
             add(regime, name, policy, rate)
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
-        add(regime, "TAMPO, pass@8", TAMPO, rate | PASS)
-        add(regime, "sequence, pass@8", "sequence", rate | PASS | SEQUENCE)
-        add(regime, "EAD, by tau", RULES["EAD"], rate | BY_TAU)
+        add(regime, "TAMPO, pass@8", chosen.tampo, rate | PASS)
+        add(regime, "sequence, pass@8", "sequence", rate | PASS | chosen.sequence)
+        add(regime, "EAD, by tau", chosen.rules["EAD"], rate | BY_TAU)
         add(regime, "short", BEST_FIXED, rate | {"steps": steps - third})
-        for objective, flags in (("mean", HEAD), ("pass@8", PASS | HEAD)):
+        for objective, flags in (("mean", chosen.head), ("pass@8", PASS | chosen.head)):
             add(regime, f"head, {objective}, temperature first", "own", rate | flags | {"temperature_first": third})
             add(regime, f"head, {objective}, every step", "own", rate | flags)
             add(regime, f"head, {objective}, every step, by tau", "own", rate | flags | BY_TAU)

@@ -49,11 +49,13 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
 
 
-def test_every_method_is_tuned_on_as_many_settings():
+@pytest.mark.parametrize("task", trials.CHOSEN)
+def test_every_method_is_tuned_on_as_many_settings(task):
+    chosen = trials.CHOSEN[task]
     assert {len(settings) for settings in (*trials.TUNED.values(), trials.GRID)} == {8}
-    for name, policy in (trials.RULES | {"TAMPO": trials.TAMPO}).items():
+    for name, policy in (chosen.rules | {"TAMPO": chosen.tampo}).items():
         assert policy in [of for of, _ in trials.TUNED[name]], name
-    for name, flags in (("sequence", trials.SEQUENCE), ("head", trials.HEAD)):
+    for name, flags in (("sequence", chosen.sequence), ("head", chosen.head)):
         assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
 
 
