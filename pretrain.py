@@ -12,10 +12,10 @@ digits of a result are computations, in which every deviation is a mistake.
 
     python pretrain.py        makes it again, as runs/base_model, in some minutes on one core
 
-Another generated task takes a base model of its own:
+Another generated task takes a base model of its own; that of modular.py comes with the repository too:
 
-    python pretrain.py --task modular --steps 3000 --out runs/base-modular
-    python train.py --task modular --model runs/base-modular
+    python pretrain.py --task modular --steps 3000 --out runs/base_model_modular
+    python train.py --task modular --model base_model_modular
 """
 
 import argparse

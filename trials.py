@@ -70,6 +70,7 @@ CHOSEN = {
         head={"temperature_lr": 3e-3, "temperature_epochs": 2},
     ),
 }
+CHOSEN["modular"] = CHOSEN["countdown"]
 
 
 class Size(NamedTuple):

@@ -238,17 +238,19 @@ def test_ctrl_c_in_the_first_evaluation_is_no_traceback(base, tmp_path, here, mo
     assert code
 
 
-def test_the_shipped_model_runs(tmp_path):
-    """`python train.py` as it is, but for its length."""
-    if not (ROOT / "base_model").is_dir():
-        pytest.skip("base_model/ is not here")
+@pytest.mark.parametrize("task, base", [("countdown", "base_model"), ("modular", "base_model_modular")])
+def test_the_shipped_models_run(task, base, tmp_path):
+    """`python train.py` as it is, but for its length; and the same of the second task."""
+    if not (ROOT / base).is_dir():
+        pytest.skip(f"{base}/ is not here")
     run = tmp_path / "run"
-    flags = dict(steps=2, final_problems=20, eval_samples=2, prompts_per_step=8, samples_per_prompt=8, print_every=1)
+    flags = {} if task == "countdown" else dict(task=task, model=base)
+    flags |= dict(steps=2, final_problems=20, eval_samples=2, prompts_per_step=8, samples_per_prompt=8, print_every=1)
     printed = command("train.py", out=run, device="cpu", **flags).stdout
     assert "after, own" in printed and "run.png" in printed
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and all(row["truncated"] < 0.5 for row in rows), "it knows the form of an answer"
-    assert sum(file.stat().st_size for file in (ROOT / "base_model").iterdir()) < 10 * 2**20
+    assert sum(file.stat().st_size for file in (ROOT / base).iterdir()) < 10 * 2**20
 
 
 # ---- real maths -----------------------------------------------------------------------------------------------------
