@@ -54,7 +54,7 @@ def test_every_method_is_tuned_on_as_many_settings(task):
     chosen = trials.CHOSEN[task]
     assert {len(settings) for settings in (*trials.TUNED.values(), trials.GRID)} == {8}
     for name, policy in (chosen.rules | {"TAMPO": chosen.tampo}).items():
-        assert policy in [of for of, _ in trials.TUNED[name]], name
+        assert policy in [of for of, _ in trials.TUNED[name.removesuffix(" for Avg@8")]], name
     for name, flags in (("sequence", chosen.sequence), ("head", chosen.head)):
         assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
 
