@@ -26,7 +26,7 @@ def option(default, meaning: str):
 class Config:
     """One line a flag: type, default, meaning."""
 
-    preset: str = option("countdown", "countdown, qwen3-0.6b-gsm8k, qwen3-1.7b-math or qwen3-4b-math: other defaults")
+    preset: str = option("countdown", "countdown, modular, qwen3-0.6b-gsm8k, qwen3-1.7b-math or qwen3-4b-math: other defaults")
     # what is trained, on what
     model: str = option("base_model", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
@@ -86,6 +86,8 @@ MATHS = dict(
 )  # fmt: skip
 PRESETS = {
     "countdown": {},
+    # Slow tokens, and a task with a choice at each step: where the head beats all its rivals (RESULTS.md).
+    "modular": dict(task="modular", steps=300, prompts_per_step=32, token_lr=3e-6, tau_min=0.05),
     "qwen3-0.6b-gsm8k": MATHS
     | dict(model="Qwen/Qwen3-0.6B", task="gsm8k", eval_task="gsm8k-test", max_new_tokens=768, out="runs/qwen3-0.6b-gsm8k"),
     "qwen3-1.7b-math": MATHS
@@ -115,7 +117,7 @@ def parse(words: list[str]) -> Config:
         # Real maths and real weights: the embedded model's learning rates would destroy them.
         chosen = dict(token_lr=1e-6, temperature_lr=1e-4, out=f"runs/{Path(chosen['task']).stem}") | chosen
     if chosen.get("task") == "modular":
-        chosen = dict(out="runs/modular") | chosen
+        chosen = dict(out="runs/modular", model="base_model_modular") | chosen
     run = Path(chosen.get("out", Config.out))
     if flags.get("resume") and checkpoint.whole_checkpoints(run):
         chosen = checkpoint.configuration(run) | {"out": str(run)} | flags  # the folder may have been moved

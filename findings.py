@@ -2,6 +2,7 @@
 
     python findings.py runs/study                      writes findings.md, frontier.png, efficiency.png and temperature.png there
     python findings.py runs/study --keep FILE.gz       and all trials to one small file, which it reads as well
+    python findings.py docs/trials-*.gz                when.png, of several studies: when does a learned temperature pay?
 
 Intervals are 95%.  For accuracies they are bootstrap over seeds and problems at once (frontier.py); for means of temperatures
 Student's over the seeds (introspect.py).
@@ -140,18 +141,11 @@ def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
     columns = [f"{metric}@8 less {of}" for metric in ("Avg", "Pass") for of in ("fixed", "others")]
     lines = ["| regime | method | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
     for regime, methods in found.items():
-        ways = [(name, at) for name, results in methods.items() for at in results[0]["evaluations"]]
-        fixed = [(name, at) for name, at in ways if name.startswith(("fixed", "longer, fixed", "greedy"))]
-        others = [(name, at) for name, at in ways if at == "own" and not name.startswith("head")]
-        others = [(name, at) for name, at in others if name not in frontier.HIDDEN and (name, at) not in fixed]
         for head in [name for name in methods if name.startswith("head")]:
             cells = [regime, head]
-            for metric, rivals in itertools.product(("Avg", "Pass"), (fixed, others)):
-                samples = {(name, at): methods[name][0]["evaluations"][at]["samples"] for name, at in rivals}
-                able = [rival for rival in rivals if metric == "Avg" or samples[rival] > 1]  # greedy has no Pass
-                if able:
-                    means = [frontier.per_problem(methods[name], at, metric).mean() for name, at in able]
-                    name, at = able[int(np.argmax(means))]
+            for metric, rivals in itertools.product(("Avg", "Pass"), frontier.rivals(methods)):
+                if best := frontier.best(methods, rivals, metric):
+                    name, at = best
                     less = frontier.difference(methods[head], methods[name], metric, at)
                     how = name.removeprefix("fixed ") + {"own": "", "greedy": ", decoded greedily"}.get(
                         at, f", decoded at {at}"
@@ -196,7 +190,11 @@ def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and pictures of the trials of study.py.")
     parser.error = lambda message: parser.exit(2, f"findings.py: {message}; --help lists the flags\n")
-    parser.add_argument("study", help="the folder that study.py wrote, such as runs/study, or a file that --keep wrote")
+    parser.add_argument(
+        "study",
+        nargs="+",
+        help="the folder that study.py wrote, such as runs/study, or a file that --keep wrote; of several: when.png only",
+    )
     parser.add_argument(
         "--out", default="", help="folder of the tables and pictures [the study's own, or runs/findings]"
     )
@@ -212,17 +210,26 @@ def main() -> None:
     )
     parser.add_argument("--problems", type=int, default=400, help="test problems on which temperatures are looked at")
     arguments = parser.parse_args()
-    root = Path(arguments.study)
-    out = Path(arguments.out or (root if root.is_dir() else "runs/findings"))
+    studies: dict[str, dict[str, dict[str, list[dict]]]] = {}
     try:
-        found = read(root)
-        if not found:
-            raise ValueError("holds no result.json of study.py")
+        for root in map(Path, arguments.study):
+            name = root.name.removeprefix("trials-").partition(".")[0]
+            if name in studies:
+                raise ValueError("another of these has this name")
+            studies[name] = found = read(root)
+            if not found:
+                raise ValueError("holds no result.json of study.py")
+            if len(arguments.study) > 1 and not frontier.comparable(found):
+                raise ValueError("holds no fixed temperatures on frozen tokens, to which others are compared")
+        out = Path(arguments.out or (root if root.is_dir() and len(studies) == 1 else "runs/findings"))
         out.mkdir(parents=True, exist_ok=True)
         if arguments.keep:
             keep(found, Path(arguments.keep))
     except (OSError, ValueError) as error:
         parser.exit(2, f"findings.py: {root}: {error}\n")
+    if len(studies) > 1:
+        frontier.when(studies, out / "when.png")
+        return print(f"wrote {out / 'when.png'}")
     regime, method = arguments.look
     folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
     files = (temperature_head.FILE, "result.json")

@@ -94,6 +94,23 @@ def difference(
     return float(tables[0].mean() - tables[1].mean()), float(low), float(high)
 
 
+Way = tuple[str, str]  # a method, and how its tokens are decoded: "own", "0.3", "0.7", "greedy"
+
+
+def rivals(methods: dict[str, list[dict]]) -> tuple[list[Way], list[Way]]:
+    """What a head is held against: fixed temperatures, their tokens decoded in other ways too; and the other methods."""
+    ways = [(name, at) for name, results in methods.items() for at in results[0]["evaluations"]]
+    fixed = [(name, at) for name, at in ways if name.startswith(("fixed", "longer, fixed", "greedy"))]
+    others = [(name, at) for name, at in ways if at == "own" and not name.startswith("head")]
+    return fixed, [(name, at) for name, at in others if name not in HIDDEN and (name, at) not in fixed]
+
+
+def best(methods: dict[str, list[dict]], of: list[Way], metric: str) -> Way | None:
+    """The one with the highest mean; None where there is none.  Greedy completions have no Pass of several."""
+    able = [(name, at) for name, at in of if metric == "Avg" or methods[name][0]["evaluations"][at]["samples"] > 1]
+    return max(able, key=lambda way: per_problem(methods[way[0]], way[1], metric).mean(), default=None)
+
+
 def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
     """Avg@8 against Pass@8: the fixed temperatures as a curve, each other method as a point with intervals."""
     import matplotlib
@@ -142,5 +159,63 @@ def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
         axis.grid(alpha=0.3)
         if points.keys() > fixed.keys() or longer:
             axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # inside it would hide points
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+
+
+HEADS = {  # that are drawn in `when`: those that share every rollout with the tokens, or have them frozen
+    "head, mean": "tab:blue", "head, mean, every step": "tab:blue", "head, mean, every step, by tau": "tab:cyan",
+    "head, pass@8": "tab:red", "head, pass@8, every step": "tab:red", "head, pass@8, every step, by tau": "tab:orange",
+}  # fmt: skip
+
+
+def comparable(found: dict[str, dict[str, list[dict]]]) -> dict[str, float]:
+    """How much tokens learn in each regime with fixed temperatures: Avg@8 of the best of these, times that on frozen tokens.
+
+    Empty where frozen tokens have none."""
+    best = {}
+    for regime, methods in found.items():
+        fixed = [per_problem(results, "own", "Avg").mean() for n, results in methods.items() if n.startswith("fixed")]
+        best |= {regime: max(fixed)} if fixed else {}
+    return {regime: float(avg / best["frozen"]) for regime, avg in best.items()} if best.get("frozen") else {}
+
+
+def when(studies: dict[str, dict[str, dict[str, list[dict]]]], out: Path) -> None:
+    """When does a learned temperature pay?  Lead of each head on the best of all its rivals, against how much tokens learn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), constrained_layout=True)
+    markers = dict(zip(studies, itertools.cycle("oDs^v")))
+    for axis, metric in zip(axes, ("Avg", "Pass")):
+        for number, (study, found) in enumerate(studies.items()):
+            for regime, x in comparable(found).items():
+                methods = found[regime]
+                x += 0.025 * number if regime == "frozen" else 0  # side by side
+                rival, at = best(methods, sum(rivals(methods), []), metric)
+                for place, name in enumerate(name for name in HEADS if name in methods):
+                    lead, low, high = difference(methods[name], methods[rival], metric, at)
+                    error = [[lead - low], [high - lead]]
+                    axis.errorbar(
+                        x + 0.01 * place, lead, error, color=HEADS[name], marker=markers[study], elinewidth=0.8
+                    )
+                label = regime if regime == "frozen" else f"{study}: {regime}"
+                up = 0.02 + (0 if regime == "frozen" else 0.2 * number)  # so that names do not hide each other
+                axis.text(
+                    x - 0.005, up, label, transform=axis.get_xaxis_transform(), fontsize=7, rotation=90, color="0.4", ha="right", zorder=0,
+                )  # fmt: skip
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set(
+            xlabel="Avg@8 of the best fixed temperature, times that of frozen tokens",
+            ylabel=f"{metric}@8 less the best rival's (points)",
+        )
+        axis.grid(alpha=0.3)
+    for name, color in {name.replace(", every step", ""): color for name, color in HEADS.items()}.items():
+        axes[1].plot([], [], "o", color=color, label=name)
+    for study, marker in markers.items():
+        axes[1].plot([], [], marker, color="0.5", label=study)
+    axes[1].legend(fontsize=8, loc="upper right")
     figure.savefig(out, dpi=120)
     plt.close(figure)

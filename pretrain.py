@@ -15,7 +15,7 @@ digits of a result are computations, in which every deviation is a mistake.
 Another generated task takes a base model of its own; that of modular.py comes with the repository too:
 
     python pretrain.py --task modular --steps 3000 --out runs/base_model_modular
-    python train.py --task modular --model base_model_modular
+    python train.py --task modular --model runs/base_model_modular
 """
 
 import argparse

@@ -177,13 +177,15 @@ def tune(root: Path, size: Size, jobs: int) -> None:
         for seed in range(4 if chosen is None else 1):
             name = " ".join((policy, *rates))
             todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
         own = result["evaluations"]["own"]
-        scores.setdefault(trial.method, []).append(100 * (own["Avg@8"] + own["Pass@8"]))
-    print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed)")
-    for method, sums in scores.items():
-        print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {method}")
+        scores.setdefault(trial.method, []).append((100 * own["Avg@8"], 100 * own["Pass@8"]))
+    print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed), and Avg@8 alone")
+    for method, pairs in scores.items():
+        sums = [avg + some for avg, some in pairs]
+        alone = sum(avg for avg, _ in pairs) / len(pairs)
+        print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {alone:4.1f}  {method}")
 
 
 def main() -> None:

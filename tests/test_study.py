@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -59,6 +60,26 @@ def test_every_method_is_tuned_on_as_many_settings(task):
         assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
 
 
+def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, capsys):
+    """Rules have four seeds, what learns has one, for a quarter of the steps, on the tuning problems."""
+    asked = []
+
+    def run_all(todo, root, split, problems, jobs):
+        asked.extend((trial, split, problems) for trial in todo)
+        return [
+            {"evaluations": {"own": {"Avg@8": 0.1 + trial.seed / 100, "Pass@8": 0.3, "problems": 7}}} for trial in todo
+        ]
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    study.tune(tmp_path, trials.FULL._replace(problems=7, task="modular"), 1)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 8 * (len(trials.TUNED) + 1)
+    assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
+    assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
+    assert {(split, problems, trial.task) for trial, split, problems in asked} == {("tuning", 7, "modular")}
+    assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
+
+
 def test_every_trial_is_a_run_that_train_accepts():
     import config
 
@@ -67,6 +88,19 @@ def test_every_trial_is_a_run_that_train_accepts():
             flags = {"policy": trial.policy, "out": "nowhere"} | trial.flags
             words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
             config.validate(config.parse(words))
+
+
+def test_the_preset_of_the_second_task_is_the_trial_that_wins():
+    import config
+
+    size = trials.FULL._replace(task="modular", base="base_model_modular")
+    trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
+    preset = vars(config.parse(["--preset", "modular"]))
+    looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
+    assert {name: preset[name] for name in trial.flags.keys() - looking} == {
+        name: value for name, value in trial.flags.items() if name not in looking
+    }
+    assert (preset["model"], preset["policy"], preset["out"]) == (trial.base, trial.policy, "runs/modular")
 
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
@@ -350,15 +384,23 @@ def test_a_difference_is_of_the_same_problems():
     assert frontier.difference(worse, better, "Avg")[0] == -found
 
 
-@pytest.mark.parametrize("task", ["countdown", "modular"])
-def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(task):
-    found = findings.read(ROOT / "docs" / f"trials-{task}.jsonl.gz")
+@pytest.mark.parametrize(
+    "kept, task, shown",
+    [
+        ("countdown", "countdown:3", trials.ALL),
+        ("modular", "modular", trials.ALL),
+        ("modular-first", "countdown:3", ["1e-5-long"]),  # of its first base model, with the settings of Countdown
+    ],
+)
+def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(kept, task, shown):
+    found = findings.read(ROOT / "docs" / f"trials-{kept}.jsonl.gz")
+    found = {regime: methods for regime, methods in found.items() if regime in shown}
     tables = [findings.accuracy_table(methods) for methods in found.values()]
     tables += [findings.map_table(found), findings.rivals_table(found)]
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     assert found and not {line for table in tables for line in table.splitlines()} - set(text)
     for regime, methods in found.items():
-        planned = {trial.method: trial for trial in trials.planned(trials.FULL, [regime])}
+        planned = {trial.method: trial for trial in trials.planned(trials.FULL._replace(task=task), [regime])}
         for name, results in methods.items():
             settings = [{n: v for n, v in r["trial"].items() if n not in ("seed", "base", "task")} for r in results]
             of_plan = {n: getattr(planned[name], n) for n in settings[0]}
@@ -367,6 +409,15 @@ def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(task):
             assert all(s == of_plan for s in settings), f"study.py has come to plan {regime}, {name} in another way"
             assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
             assert min(len(result["evaluations"]["own"]["successes"]) for result in results) >= 1000
+
+
+def test_every_interval_of_the_README_is_in_RESULTS():
+    """And RESULTS is held to the kept trials, above."""
+    number = r"[-+]?\d+\.\d"
+    shown = re.findall(rf"{number} \[{number}, {number}\]", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) > 30 and not set(shown) - set(
+        re.findall(rf"{number} \[{number}, {number}\]", (ROOT / "RESULTS.md").read_text(encoding="utf-8"))
+    )
 
 
 def test_rivals_are_the_best_of_their_kind_for_each_metric():
@@ -399,6 +450,47 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
     methods["greedy"] = results([1, 1, 1, 1], samples=1)
     row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].endswith("(greedy)") and row[4].endswith("(0.9)"), "it has no Pass@8 of its own"
+
+
+def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, capsys):
+    def results(successes: list[int]) -> list[dict]:
+        trial = {"regime": "frozen", "method": "x"}
+        own = {"samples": 8, "successes": successes}
+        return [{"trial": trial, "evaluations": {"own": own}, "metrics": []} for _ in range(2)]
+
+    frozen = {
+        "fixed 0.5": results([4, 0]),
+        "fixed 0.7": results([1, 1]),
+        "head, mean": results([4, 2]),
+        "EAD": results([2, 2]),
+    }
+    slow = {"fixed 0.5": results([4, 2]), "fixed 0.7": results([4, 4]), "head, mean, every step": results([4, 3])}
+    found = {"frozen": frozen, "3e-6": slow, "1e-5": {"head, mean, every step": results([8, 8])}}
+    assert frontier.comparable(found) == {"frozen": 1.0, "3e-6": 2.0}, "1e-5 has no fixed temperature"
+    assert frontier.comparable({"3e-6": slow}) == {}
+
+    leads = []
+    monkeypatch.setattr(frontier, "difference", lambda *words: leads.append(words) or (1.0, 0.5, 1.5))
+    frontier.when({"one": found}, tmp_path / "when.png")
+    assert (tmp_path / "when.png").read_bytes().startswith(b"\x89PNG")
+    assert leads == [
+        (frozen["head, mean"], frozen["fixed 0.5"], "Avg", "own"),
+        (slow["head, mean, every step"], slow["fixed 0.7"], "Avg", "own"),
+        (frozen["head, mean"], frozen["fixed 0.7"], "Pass", "own"),  # before EAD, which ties
+        (slow["head, mean, every step"], slow["fixed 0.5"], "Pass", "own"),  # as well as 0.7
+    ]
+
+    monkeypatch.undo()
+    kept = [str(ROOT / "docs" / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
+    monkeypatch.setattr(sys, "argv", ["findings.py", *kept, "--out", str(tmp_path / "out")])
+    findings.main()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["when.png"]
+    findings.keep({"3e-6": slow}, tmp_path / "slow.gz")
+    for second, said in ((kept[0], "another of these has this name"), (tmp_path / "slow.gz", "holds no fixed temp")):
+        monkeypatch.setattr(sys, "argv", ["findings.py", kept[0], str(second)])
+        with pytest.raises(SystemExit):
+            findings.main()
+        assert capsys.readouterr().err.startswith(f"findings.py: {second}: {said}")
 
 
 def test_explained_is_the_share_that_features_tell():
