@@ -210,6 +210,8 @@ def main() -> None:
     )
     parser.add_argument("--problems", type=int, default=400, help="test problems on which temperatures are looked at")
     arguments = parser.parse_args()
+    if len(arguments.study) > 1 and (arguments.keep or arguments.look != LEARNED):
+        parser.exit(2, "findings.py: --keep and --look are for one study\n")
     studies: dict[str, dict[str, dict[str, list[dict]]]] = {}
     try:
         for root in map(Path, arguments.study):

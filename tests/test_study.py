@@ -491,6 +491,12 @@ def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, cap
         with pytest.raises(SystemExit):
             findings.main()
         assert capsys.readouterr().err.startswith(f"findings.py: {second}: {said}")
+    for more in (["--keep", str(tmp_path / "both.gz")], ["--look", "3e-6", "head, mean"]):
+        monkeypatch.setattr(sys, "argv", ["findings.py", *kept, *more])
+        with pytest.raises(SystemExit):
+            findings.main()
+        assert capsys.readouterr().err == "findings.py: --keep and --look are for one study\n"
+    assert not (tmp_path / "both.gz").exists()
 
 
 def test_explained_is_the_share_that_features_tell():
