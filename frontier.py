@@ -24,8 +24,14 @@ def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
     for result in results:
         found = result["evaluations"][policy]
         n = found["samples"]
-        rows.append([c / n if metric == "Avg" else evaluation.pass_at_k(n, c, n) for c in found["successes"]])
+        of_count = np.array([c / n if metric == "Avg" else evaluation.pass_at_k(n, c, n) for c in range(n + 1)])
+        rows.append(of_count[np.array(found["successes"], dtype=int)])
     return np.array(rows)
+
+
+def drawn_anew(draw: np.random.Generator, count: int) -> np.ndarray:
+    """How much each of so many problems weighs in a mean over as many, drawn with replacement: their means are products with it."""
+    return np.bincount(draw.integers(count, size=count), minlength=count) / count
 
 
 def interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, float]:
@@ -33,7 +39,7 @@ def interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, f
     draw, means = np.random.default_rng(0), []
     for _ in range(resamples):
         seeds = draw.integers(len(values), size=len(values))
-        means.append(values[seeds].mean(0)[draw.integers(values.shape[1], size=values.shape[1])].mean())
+        means.append((values @ drawn_anew(draw, values.shape[1]))[seeds].mean())
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
@@ -66,11 +72,11 @@ def height(
     ]  # (2, seeds, problems) each
     draw, found, count = np.random.default_rng(0), [], tables[0].shape[2]
     for resample in range(resamples + 1):  # the first as it is
-        problems = draw.integers(count, size=count) if resample else np.arange(count)
+        weights = drawn_anew(draw, count) if resample else np.full(count, 1 / count)
         points = []
         for table in tables:
             seeds = draw.integers(table.shape[1], size=table.shape[1]) if resample else np.arange(table.shape[1])
-            avg, some = table[:, seeds].mean(1)[:, problems].mean(1)
+            avg, some = (table @ weights)[:, seeds].mean(1)
             points.append((float(avg), float(some)))
         found.append(above(points[0], points[1:]))
     low, high = np.percentile(found[1:], [2.5, 97.5])
@@ -87,8 +93,8 @@ def difference(
     tables = [100 * per_problem(*of, metric) for of in ((method, "own"), (rival, at))]  # (seeds, problems) each
     draw, found, count = np.random.default_rng(0), [], tables[0].shape[1]
     for _ in range(resamples):
-        problems = draw.integers(count, size=count)
-        first, second = (table[draw.integers(len(table), size=len(table))].mean(0)[problems].mean() for table in tables)
+        weights = drawn_anew(draw, count)
+        first, second = ((table @ weights)[draw.integers(len(table), size=len(table))].mean() for table in tables)
         found.append(first - second)
     low, high = np.percentile(found, [2.5, 97.5])
     return float(tables[0].mean() - tables[1].mean()), float(low), float(high)
