@@ -86,7 +86,7 @@ MATHS = dict(
 )  # fmt: skip
 PRESETS = {
     "countdown": {},
-    # Slow tokens, and a task with a choice at each step: where the head beats all its rivals (RESULTS.md).
+    # Slow tokens, and a task with a choice at each step: the head was ahead of all rivals that were run (RESULTS.md).
     "modular": dict(task="modular", steps=300, prompts_per_step=32, token_lr=3e-6, tau_min=0.05),
     "qwen3-0.6b-gsm8k": MATHS
     | dict(model="Qwen/Qwen3-0.6B", task="gsm8k", eval_task="gsm8k-test", max_new_tokens=768, out="runs/qwen3-0.6b-gsm8k"),

@@ -179,11 +179,12 @@ def comparable(found: dict[str, dict[str, list[dict]]]) -> dict[str, float]:
     """How much tokens learn in each regime with fixed temperatures: Avg@8 of the best of these, times that on frozen tokens.
 
     Empty where frozen tokens have none."""
-    best = {}
+    highest = {}
     for regime, methods in found.items():
         fixed = [per_problem(results, "own", "Avg").mean() for n, results in methods.items() if n.startswith("fixed")]
-        best |= {regime: max(fixed)} if fixed else {}
-    return {regime: float(avg / best["frozen"]) for regime, avg in best.items()} if best.get("frozen") else {}
+        highest |= {regime: max(fixed)} if fixed else {}
+    at_rest = highest.get("frozen")
+    return {regime: float(avg / at_rest) for regime, avg in highest.items()} if at_rest else {}
 
 
 def when(studies: dict[str, dict[str, dict[str, list[dict]]]], out: Path) -> None:
