@@ -2,7 +2,7 @@
 
 A trial is one method with one seed.  A regime says what learns, and for how long:
 
-    frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
+    frozen    the tokens stay as they are, only temperatures learn; "-long": heads, for as many steps as below   regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
     3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is the default run's); "-long" for three times as many steps
 
@@ -46,7 +46,7 @@ BEST_FIXED = "0.7"  # for training, on the tuning problems
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
 LONG = 3  # times the steps
-ALL = ["frozen", "finished", *TOKEN_LR]
+ALL = ["frozen", "frozen-long", "finished", *TOKEN_LR]
 
 
 class Chosen(NamedTuple):
@@ -176,6 +176,10 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, "head, pass@8", "own", flags | PASS | chosen.head, after)
             for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
                 add(regime, f"head, pass@8, {name}", name, flags | PASS | chosen.head, after)
+    if "frozen-long" in regimes:
+        longer = alone | chosen.head | {"steps": size.steps * LONG}
+        add("frozen-long", "head, mean", "own", longer)
+        add("frozen-long", "head, pass@8", "own", longer | PASS)
     for regime in [name for name in TOKEN_LR if name in regimes]:
         steps = size.steps * (LONG if regime.endswith("long") else 1)
         rate, third = {"token_lr": TOKEN_LR[regime], "steps": steps}, steps // 3
