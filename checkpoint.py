@@ -1,6 +1,6 @@
 """A run on disk: saved atomically, resumed exactly.
 
-    runs/countdown/                       a Hugging Face model folder, with what the last checkpoint held
+    runs/modular/                         a Hugging Face model folder, with what the last checkpoint held
         config.json, model.safetensors (and its index), tokenizer.json, generation_config.json
         temperature_head.safetensors      phi
         trainer_state.pt                  both optimizers, the step, the length of metrics.jsonl

@@ -8,7 +8,7 @@
 Intervals are 95% bootstrap over problems: the benchmark is the sample, the model's draws are averaged within it.
 The generator is evaluation's own: evaluating never moves the randomness of training.
 
-    python eval.py --model runs/countdown --benchmark countdown --policy own 0.7 greedy
+    python eval.py --model runs/modular --benchmark modular --policy own 0.7 greedy
     python eval.py --model Qwen/Qwen3-1.7B --benchmark math500 aime24 amc23 --samples 8 --max-new-tokens 3072
 """
 
@@ -137,8 +137,10 @@ def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Avg@k, Pass@k and greedy accuracy of a model, by temperature policy.")
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
-    parser.add_argument("--model", default="base_model", help="a run's or Hugging Face folder, hub id or id@revision")
-    parser.add_argument("--benchmark", nargs="+", default=["countdown"], help="names (see tasks.py) or .jsonl files")
+    parser.add_argument(
+        "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
+    )
+    parser.add_argument("--benchmark", nargs="+", default=["modular"], help="names (see tasks.py) or .jsonl files")
     parser.add_argument(
         "--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, ..."
     )

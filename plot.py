@@ -1,7 +1,7 @@
 """Pictures of a run: what there is to see, as lines with intervals; run.png, heat_map.png and report.html drawn from it.
 
-    python plot.py runs/countdown                                   report.html, run.png, heat_map.png in its folder
-    python plot.py runs/countdown --frontier fixed.json             with the points of eval.py --out fixed.json
+    python plot.py runs/modular                                     report.html, run.png, heat_map.png in its folder
+    python plot.py runs/modular --frontier fixed.json               with the points of eval.py --out fixed.json
 
 report.html is one file that needs no server and no network (report.py); the last completions are printed coloured.
 """
@@ -270,7 +270,7 @@ def draw(run: Path, evaluations: dict[str, dict] | None = None) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw a run: report.html, run.png and heat_map.png in its folder.")
     parser.error = lambda message: parser.exit(2, f"plot.py: {message}; --help lists the flags\n")
-    parser.add_argument("run", help="the folder of a run, such as runs/countdown")
+    parser.add_argument("run", help="the folder of a run, such as runs/modular")
     parser.add_argument(
         "--frontier", nargs="+", default=[], help="files that eval.py --out wrote: more points to compare"
     )

@@ -1,4 +1,4 @@
-"""How the embedded base model was made: a small Qwen3-format model warmed up on the traces of an imperfect demonstrator.
+"""How the embedded base models were made: small Qwen3-format models warmed up on the traces of an imperfect demonstrator.
 
 Reinforcement learning starts from models that know the form of an answer and are often wrong.  The demonstrator is wrong
 in the ways that real text is:
@@ -10,12 +10,10 @@ in the ways that real text is:
 So what a temperature can do differs by token: operators and operands are choices, in which habit hides the right answer;
 digits of a result are computations, in which every deviation is a mistake.
 
-    python pretrain.py        makes it again, as runs/base_model, in some minutes on one core
+Each generated task takes a base model of its own.  These two come with the repository, base_model/ and base_model_modular/:
 
-Another generated task takes a base model of its own; that of modular.py comes with the repository too:
-
-    python pretrain.py --task modular --steps 3000 --out runs/base_model_modular
-    python train.py --task modular --model runs/base_model_modular
+    python pretrain.py                                                               Countdown, some minutes on one core
+    python pretrain.py --task modular --steps 3000 --out runs/base_model_modular     that of the default run, 20 minutes
 """
 
 import argparse
@@ -176,9 +174,7 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Make the embedded base model again, or one for another generated task."
-    )
+    parser = argparse.ArgumentParser(description="Make the embedded base models again, or one of more numbers.")
     parser.error = lambda message: parser.exit(2, f"pretrain.py: {message}; --help lists the flags\n")
     parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")

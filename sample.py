@@ -281,8 +281,10 @@ def show(pieces: list[str], temperatures: list[float], colours: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
-    parser.add_argument("--model", default="base_model", help="a run's or Hugging Face folder, hub id or id@revision")
-    parser.add_argument("--prompt", required=True, help='a problem, such as "3,5,7=22:" for the Countdown model')
+    parser.add_argument(
+        "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
+    )
+    parser.add_argument("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
     parser.add_argument("--policy", default="", help="own (default where there is one), greedy, 0.7, ead, edt")
     parser.add_argument(
         "--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end"

@@ -1,11 +1,11 @@
 """What is asked and what is right: problems, their prompts, their rewards.
 
-    countdown, countdown:4            generated: reach a target, using every number once
     modular                           generated: reach a target in three steps, modulo 100 (modular.py)
+    countdown, countdown:4            generated: reach a target, using every number once
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub through `datasets`
     any/file.jsonl                    one object a line with `problem` and `answer`
 
-`render` makes the prompt ids for training, evaluation and sampling alike, and rewards of maths and Countdown go through verify.py.
+`render` makes the prompt ids for training, evaluation and sampling alike, and what is compared with an answer is compared by verify.py.
 A truncated completion earns 0 whatever it holds (and stays in its group).
 """
 
@@ -309,7 +309,8 @@ def rewards(problems: list[Problem], texts: list[str], finished: list[bool]) -> 
         if whole and problem.kind == "countdown":
             result[index] = countdown_reward(problem, text)
         elif whole and problem.kind == "modular":
-            result[index] = float(modular.is_solved(problem.problem, text))
+            reached = modular.answer(problem.problem, text)
+            result[index] = float(reached is not None and equation_holds(reached, problem.answer))
         elif whole:
             maths.append(index)
     checked = verify.rewards([texts[i] for i in maths], [problems[i].answer for i in maths]) if maths else []

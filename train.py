@@ -7,7 +7,8 @@
         token step: theta, at the stored temperatures, phi fixed                                   rl.py
         temperature step: phi, at the stored hidden states, theta fixed                            rl.py
 
-    python train.py                                                   Countdown on the embedded model, minutes on a laptop
+    python train.py                                                   the embedded model, minutes on a laptop: temperatures learn
+    python train.py --task countdown                                  another, whose tokens learn fast
     python train.py --preset qwen3-1.7b-math                          the paper's setting, on a GPU
     python train.py --model DIR --task problems.jsonl                 your model, your problems
     python train.py --schedule temperature --temperature-objective pass@8       an ablation is a flag

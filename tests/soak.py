@@ -2,7 +2,7 @@
 
     python tests/soak.py --steps 500
 
-The default run from the embedded model, with its evaluations on the way, printed completions and a checkpoint every 50 steps.
+The run of `--task countdown` from its embedded model, with its evaluations on the way, printed completions and a checkpoint every 50 steps.
 Resident memory is read after every step; its slope is that of a line through the last four fifths of the run, when caches are
 full.  Saving is `checkpoint.save` as wall time, with its fsync, over all of the steps.  test_injection.py takes a few steps.
 """
@@ -64,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and the cost of saving, over a long run.")
     parser.add_argument("--steps", type=int, default=500, help="training steps")
     arguments = parser.parse_args()
-    flags = ["--steps", str(arguments.steps), "--device", "cpu", "--model", str(HERE.parent / "base_model")]
+    base = str(HERE.parent / "base_model")
+    flags = ["--steps", str(arguments.steps), "--device", "cpu", "--task", "countdown", "--model", base]
     if arguments.steps < 50:
         flags += [
             "--prompts-per-step",

@@ -240,11 +240,11 @@ def test_ctrl_c_in_the_first_evaluation_is_no_traceback(base, tmp_path, here, mo
 
 @pytest.mark.parametrize("task, base", [("countdown", "base_model"), ("modular", "base_model_modular")])
 def test_the_shipped_models_run(task, base, tmp_path):
-    """`python train.py` as it is, but for its length; and the same of the second task."""
+    """`python train.py` as it is, but for its length; and the same of Countdown."""
     if not (ROOT / base).is_dir():
         pytest.skip(f"{base}/ is not here")
     run = tmp_path / "run"
-    flags = {} if task == "countdown" else dict(task=task)
+    flags = {} if task == "modular" else dict(task=task)
     flags |= dict(steps=2, final_problems=20, eval_samples=2, prompts_per_step=8, samples_per_prompt=8, print_every=1)
     printed = command("train.py", out=run, device="cpu", **flags).stdout
     assert "after, own" in printed and "run.png" in printed
@@ -336,7 +336,19 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
     code, printed, error = here("plot.py", run)
     assert code == 0 and all(file.exists() and str(file) in printed for file in drawn), error
     points = tmp_path / "points.json"
-    assert here("eval.py", model=run, policy="0.3", samples=2, problems=3, max_new_tokens=5, out=points)[0] == 0
+    assert (
+        here(
+            "eval.py",
+            model=run,
+            benchmark="countdown",
+            policy="0.3",
+            samples=2,
+            problems=3,
+            max_new_tokens=5,
+            out=points,
+        )[0]
+        == 0
+    )
     code, printed, error = here("plot.py", run, frontier=points)
     assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
 
@@ -395,6 +407,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(model="nobody/nothing@"), "nobody/nothing@: no revision after the @"),
         (dict(model="EMPTY"), "tokenizer.json"),
         (dict(preset="qwen9"), "--preset 'qwen9'"),
+        (dict(preset="modular"), "--preset modular has another model than --task countdown needs"),
         (dict(token_objective="pass@3"), "pass@3 needs 1 <= k <= samples per prompt, which is 2"),
         (dict(temperature_objective="pass@2"), "pass@2 of 2 samples per prompt makes every advantage 0"),
         (dict(temperature_objective="best"), "'best'"),
@@ -554,7 +567,11 @@ def test_values_come_from_the_defaults_then_the_preset_then_the_flags():
     maths = config.parse(["--task", "some/problems.jsonl", "--max-prompt-tokens", "99"])
     assert (maths.max_new_tokens, maths.max_prompt_tokens, maths.token_lr) == (0, 99, 1e-6)
     assert maths.out == "runs/problems"
-    assert config.parse(["--task", "countdown:4"]) == config.Config(task="countdown:4")
+    assert (maths.preset, maths.tau_min, maths.steps) == ("problems", 0.1, 200)
+    countdown = config.parse(["--preset", "countdown"])
+    assert countdown == config.parse(["--task", "countdown"]) != config.Config()
+    assert config.parse(["--task", "countdown:4"]) == config.Config(**vars(countdown) | {"task": "countdown:4"})
+    assert config.parse(["--preset", "countdown", "--task", "countdown:4"]).model == countdown.model == "base_model"
 
 
 @pytest.mark.parametrize("preset", config.PRESETS)

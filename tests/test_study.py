@@ -33,7 +33,8 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     made = trials.planned(trials.FULL, [regime])
     of_method = {trial.method: trial.flags for trial in made}
     assert len(made) == trials.FULL.seeds * len(of_method)
-    assert {f"fixed {tau}" for tau in trials.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"} < set(of_method)
+    rivals = {f"fixed {tau}" for tau in trials.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"}
+    assert rivals < set(of_method) or regime == "frozen-long"  # whose rivals are those of frozen
     spent, updates = {}, {}
     for trial in made:
         if trial.flags is not None and trial.method not in ("short", "tokens"):
@@ -42,6 +43,10 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
             alone = trial.flags.get("temperature_first", 0)
             updates[trial.method] = before["steps"] if trial.after else trial.flags["steps"] - alone
     assert len(set(spent.values())) == 1, spent
+    if regime == "frozen-long":
+        (both,) = {t.flags["steps"] for t in trials.planned(trials.FULL, ["3e-6-long"]) if t.method == "fixed 0.7"}
+        assert {trial.flags["steps"] for trial in made} == {both}
+        assert {trial.flags["schedule"] for trial in made} == {"temperature"}
     if regime in trials.TOKEN_LR:
         steps = of_method["fixed 0.7"]["steps"]
         assert steps == trials.FULL.steps * (3 if regime in ("3e-6-long", "1e-5-long", "3e-5-long") else 1)
@@ -90,17 +95,18 @@ def test_every_trial_is_a_run_that_train_accepts():
             config.validate(config.parse(words))
 
 
-def test_the_preset_of_the_second_task_is_the_trial_that_wins():
+def test_the_default_run_is_the_trial_that_wins():
     import config
 
     size = trials.FULL._replace(task="modular", base="base_model_modular")
     trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
-    preset = vars(config.parse(["--preset", "modular"]))
+    preset = vars(config.parse([]))
     looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
     assert {name: preset[name] for name in trial.flags.keys() - looking} == {
         name: value for name, value in trial.flags.items() if name not in looking
     }
     assert (preset["model"], preset["policy"], preset["out"]) == (trial.base, trial.policy, "runs/modular")
+    assert config.parse([]) == config.parse(["--preset", "modular"]) == config.parse(["--task", "modular"])
 
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):

@@ -148,7 +148,7 @@ def test_an_ablation_is_a_small_patch_that_trains(patch, tmp_path):
     shutil.copytree(ROOT / "base_model", tmp_path / "base_model")
     subprocess.run(["patch", "-p1", "--fuzz=0", "-i", patch], cwd=tmp_path, check=True, capture_output=True)
     flags = "--steps 1 --prompts-per-step 2 --samples-per-prompt 4 --final-problems 2 --eval-samples 2 --eval-every 0 --device cpu"
-    command = [sys.executable, "train.py", *flags.split(), "--out", "run"]
+    command = [sys.executable, "train.py", "--task", "countdown", *flags.split(), "--out", "run"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
