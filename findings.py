@@ -141,7 +141,8 @@ def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
     columns = [f"{metric}@8 less {of}" for metric in ("Avg", "Pass") for of in ("fixed", "others")]
     lines = ["| regime | method | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
     for regime, methods in found.items():
-        for head in [name for name in methods if name.startswith("head")]:
+        heads = [name for name in methods if name.startswith("head")]
+        for head in heads if any(frontier.rivals(methods)) else []:
             cells = [regime, head]
             for metric, rivals in itertools.product(("Avg", "Pass"), frontier.rivals(methods)):
                 if best := frontier.best(methods, rivals, metric):

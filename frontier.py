@@ -118,12 +118,15 @@ def best(methods: dict[str, list[dict]], of: list[Way], metric: str) -> Way | No
 
 
 def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
-    """Avg@8 against Pass@8: the fixed temperatures as a curve, each other method as a point with intervals."""
+    """Avg@8 against Pass@8: the fixed temperatures as a curve, each other method as a point with intervals.
+
+    Of the regimes that have fixed temperatures, where any has."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    found = {r: methods for r, methods in found.items() if any(n.startswith("fixed") for n in methods)} or found
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(

@@ -456,6 +456,8 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
     methods["greedy"] = results([1, 1, 1, 1], samples=1)
     row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].endswith("(greedy)") and row[4].endswith("(0.9)"), "it has no Pass@8 of its own"
+    alone = {"head, mean": methods["head, mean"]}
+    assert len(findings.rivals_table({"frozen-long": alone}).splitlines()) == 2, "no rivals, no row"
 
 
 def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, capsys):
