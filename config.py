@@ -27,7 +27,7 @@ def option(default, meaning: str):
 class Config:
     """One line a flag: type, default, meaning."""
 
-    preset: str = option("modular", "other defaults: qwen3-0.6b-gsm8k, qwen3-1.7b-math, qwen3-4b-math; or, taken by --task: modular, countdown, problems")
+    preset: str = option("modular", "a set of other defaults: qwen3-0.6b-gsm8k, qwen3-1.7b-math, qwen3-4b-math; without it --task chooses")
     # what is trained, on what
     model: str = option("base_model_modular", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
@@ -87,13 +87,13 @@ MATHS = REAL | dict(
     steps=500, prompts_per_step=64, samples_per_prompt=8, max_new_tokens=3072,
     checkpointing=True, final_problems=500, save_every=20,
 )  # fmt: skip
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "modular": {},
     # Fast tokens: accuracy grows five times in two minutes, and the temperature is left with little to do.
     "countdown": dict(
-        task="countdown", model="base_model", out="runs/countdown", steps=200, prompts_per_step=16, token_lr=2e-4, tau_min=0.1
+        task="countdown", model="base_model", steps=200, prompts_per_step=16, token_lr=2e-4, tau_min=0.1
     ),
-    "problems": REAL,
+    "problems": REAL,  # anybody's: of a file or a data set
     "qwen3-0.6b-gsm8k": MATHS
     | dict(model="Qwen/Qwen3-0.6B", task="gsm8k", eval_task="gsm8k-test", max_new_tokens=768, out="runs/qwen3-0.6b-gsm8k"),
     "qwen3-1.7b-math": MATHS
@@ -115,14 +115,7 @@ def parse(words: list[str]) -> Config:
             text = f"{f.metadata['help']} [{f.default}]"
             parser.add_argument(flag, type=f.type, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
     flags = vars(parser.parse_args(words))
-    family = flags.get("task", Config.task).partition(":")[0]
-    preset = flags.get("preset", family if family in tasks.GENERATED else "problems")
-    if preset not in PRESETS:
-        raise ValueError(f"--preset {preset!r} is none of: {', '.join(PRESETS)}")
-    if "task" in flags and preset != family and {preset, family} <= set(tasks.GENERATED):
-        raise ValueError(f"--preset {preset} has another model than --task {family} needs: leave --preset out")
-    chosen = PRESETS[preset] | flags
-    chosen = {"preset": preset, "out": f"runs/{Path(chosen.get('task', Config.task)).stem}"} | chosen
+    chosen = with_preset(flags)
     run = Path(chosen["out"])
     if flags.get("resume") and checkpoint.whole_checkpoints(run):
         chosen = checkpoint.configuration(run) | {"out": str(run)} | flags  # the folder may have been moved
@@ -134,6 +127,29 @@ def parse(words: list[str]) -> Config:
                     f"{run}: {f.name} is {chosen[f.name]!r} in its {checkpoint.CONFIG}, which is no {f.type.__name__}"
                 )
     return Config(**chosen)
+
+
+def with_preset(flags: dict) -> dict:
+    """The flags over their preset's values, the task's own where none is named; ValueError where they do not go together."""
+    task = flags.get("task", Config.task)
+    family = task.partition(":")[0]
+    of_task = family if family in tasks.GENERATED else "problems"
+    preset = flags.get("preset", of_task)
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset!r} is none of: {', '.join(PRESETS)}")
+    has_model = preset not in (*tasks.GENERATED, "problems")  # whatever the task
+    if not has_model and preset != of_task and ("task" in flags or preset == "problems"):
+        raise ValueError(f"--preset {preset} is not for --task {task}: leave --preset out")
+    if not flags.get("resume"):
+        if "model" in flags and not {"task", "preset"} & flags.keys():
+            raise ValueError(f"--model {flags['model']} needs a --task: which problems it is asked")
+        if "model" not in flags and not has_model and task not in tasks.EMBEDDED:
+            raise ValueError(f"--task {task} needs a --model: those that come along know modular and countdown only")
+    values = PRESETS[preset]
+    if "task" in flags:  # the held-out problems and the folder are those of another task
+        values = {name: value for name, value in values.items() if name not in ("eval_task", "out")}
+    values = {"preset": preset} | values | flags
+    return {"out": "runs/" + Path(values.get("task", task)).stem.replace(":", "")} | values
 
 
 def validate(c: Config) -> None:

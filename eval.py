@@ -8,7 +8,7 @@
 Intervals are 95% bootstrap over problems: the benchmark is the sample, the model's draws are averaged within it.
 The generator is evaluation's own: evaluating never moves the randomness of training.
 
-    python eval.py --model runs/modular --benchmark modular --policy own 0.7 greedy
+    python eval.py --model runs/modular --policy own 0.7 greedy
     python eval.py --model Qwen/Qwen3-1.7B --benchmark math500 aime24 amc23 --samples 8 --max-new-tokens 3072
 """
 
@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 import baselines
+import checkpoint
 import model
 import sample
 import tasks
@@ -140,7 +141,12 @@ def main() -> None:
     parser.add_argument(
         "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
     )
-    parser.add_argument("--benchmark", nargs="+", default=["modular"], help="names (see tasks.py) or .jsonl files")
+    parser.add_argument(
+        "--benchmark",
+        nargs="+",
+        default=[],
+        help="names (see tasks.py) or .jsonl files; none: a run's own held-out problems",
+    )
     parser.add_argument(
         "--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, ..."
     )
@@ -171,6 +177,20 @@ def main() -> None:
         Path(arguments.out).write_text(text + "\n", encoding="utf-8")
 
 
+def own_benchmark(folder: Path) -> str:
+    """The held-out problems of the run in this folder, or of an embedded model; ValueError where it has none."""
+    known = {of: task for task, of in tasks.EMBEDDED.items()}.get(folder.name, "")
+    if (file := folder / checkpoint.CONFIG).is_file():
+        try:
+            ran = json.loads(file.read_text(encoding="utf-8"))
+            known = ran["eval_task"] or ran["task"] * (ran["task"].partition(":")[0] in tasks.GENERATED)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{file} is damaged; --benchmark names the problems") from None
+    if not known:
+        raise ValueError(f"{folder} has no held-out problems of its own: --benchmark names some")
+    return known
+
+
 def run(arguments) -> dict[str, dict]:
     """{"benchmark, policy": summary} for every pair that the command line names."""
     if min(arguments.samples, arguments.problems) < 1 or min(arguments.rows, arguments.max_new_tokens) < 0:
@@ -178,8 +198,9 @@ def run(arguments) -> dict[str, dict]:
     if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
         raise ValueError(f"--out {arguments.out}: there is no such folder")
     device = model.choose_device(arguments.device)
-    benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in arguments.benchmark}
     folder = weights.find_folder(arguments.model)
+    asked = arguments.benchmark or [own_benchmark(folder)]
+    benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in asked}
     names = arguments.policy or [("own" if (folder / temperature_head.FILE).is_file() else "1.0"), "greedy"]
     policies = {name: baselines.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)

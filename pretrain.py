@@ -174,7 +174,9 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the embedded base models again, or one of more numbers.")
+    parser = argparse.ArgumentParser(
+        description="Make the embedded base models again, or one for Countdown with more numbers."
+    )
     parser.error = lambda message: parser.exit(2, f"pretrain.py: {message}; --help lists the flags\n")
     parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")

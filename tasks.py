@@ -5,7 +5,7 @@
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub through `datasets`
     any/file.jsonl                    one object a line with `problem` and `answer`
 
-`render` makes the prompt ids for training, evaluation and sampling alike, and what is compared with an answer is compared by verify.py.
+`render` makes the prompt ids for training, evaluation and sampling alike, and verify.py compares what is reached with the answer.
 A truncated completion earns 0 whatever it holds (and stays in its group).
 """
 
@@ -22,6 +22,8 @@ import modular
 import verify
 
 GENERATED = ("countdown", "modular")
+# The model that comes along for a task.
+EMBEDDED = {"modular": "base_model_modular", "countdown:3": "base_model", "countdown": "base_model"}
 SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 

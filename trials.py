@@ -5,7 +5,8 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
     frozen    the tokens stay as they are, only temperatures learn                                       regime (a)
     finished  the same after the tokens have learned, fast and at one fixed temperature, and are at rest
     3e-6 ... 2e-4    both learn, the tokens at this rate (2e-4 is that of `train.py --task countdown`)
-    3e-6-long ...    for three times as many steps; frozen-long: heads alone, for as many
+    3e-6-long ...    for three times as many steps
+    frozen-long      heads alone, for as many steps as these: what of them is the head's
 
 Where both learn: the temperature first (b), both on every rollout (c), the tokens first, at one fixed temperature (d); "by
 tau": each token's surrogate is weighted by its temperature, see rl.token_step.  All methods of a regime have as many rollouts;

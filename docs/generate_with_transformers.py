@@ -1,6 +1,6 @@
 """A trained run outside this repository: transformers loads the model, and the head chooses every token's temperature.
 
-    python docs/generate_with_transformers.py --model runs/countdown --prompt "3,5,7=22:"
+    python docs/generate_with_transformers.py --model runs/modular --prompt "5,+7,-4,*3=32:"
 
 A run's folder is a Hugging Face model folder, with the head's weights and settings beside the model's.  `generate` of
 transformers becomes the two-level policy by two small hooks into its loop:

@@ -1,10 +1,10 @@
 """A device that is not there: tensors that say they are on CUDA, keep their numbers on the CPU, and refuse to meet others.
 
-    python tests/elsewhere.py train.py --steps 2 --out runs/elsewhere        any command, as on a GPU
+    python tests/elsewhere.py train.py --steps 2 --final-problems 8 --out runs/elsewhere        train.py, eval.py, sample.py as on a GPU
 
 What no CPU shows and a GPU ends with, "expected all tensors to be on the same device", ends it here too: a mask, an index or a
 random number of the wrong device, anywhere from a checkpoint to a metric.  What it does not show: CUDA's own kernels and graphs
-(a step is run again where a graph would be replayed), its memory, its speed.
+(a step is run again where a graph would be replayed), its memory, its speed; nor a tensor that was left on `meta`.
 
 To torch's C++ the tensors are on `meta`, which needs no driver; Python is told another device.
 """
@@ -16,7 +16,6 @@ import sys
 import types
 from pathlib import Path
 
-os.environ["TQDM_DISABLE"] = "1"
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 import safetensors
 import torch
@@ -27,7 +26,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten, DEVICE = torch.ops.aten, torch.device("cuda", 0)
 BETWEEN = aten._to_copy.default, aten.copy_.default  # devices
 INDEXED = aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default
-NO_SCALARS = "index", "gather", "scatter", "cat", "stack", "mm"  # these do not take a single number of the CPU either
+# These do not take a single number of the CPU either.
+NO_SCALARS = "index", "gather", "scatter", "cat", "stack", "mm", "bmm", "addmm", "baddbmm", "fused"
 
 
 class Elsewhere(torch.Tensor):
@@ -49,14 +49,14 @@ class Elsewhere(torch.Tensor):
         raise TypeError("can't convert a tensor of CUDA to numpy: .cpu() first")
 
     @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, function, _, args=(), kwargs=None):
         return dispatch(function, args, kwargs or {})
 
 
 class Mode(TorchDispatchMode):
     """For operations that make a tensor out of none."""
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function, _, args=(), kwargs=None):
         return dispatch(function, args, kwargs or {})
 
 
@@ -89,7 +89,9 @@ def refuse_to_mix(function, args, there: list, here: list) -> None:
         mixed = any(isinstance(value, Elsewhere) is not isinstance(args[0], Elsewhere) for value in values)
         mixed = mixed or not isinstance(args[0], Elsewhere)
     else:
-        mixed = any(tensor.dim() for tensor in here) or any(word in str(function) for word in NO_SCALARS)
+        mixed = any(tensor.dim() for tensor in here) or not set(NO_SCALARS).isdisjoint(
+            function.overloadpacket.__name__.split("_")
+        )
     if mixed and function not in BETWEEN:
         shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (there, here)]
         raise RuntimeError(f"{function}: tensors of shapes {shapes[0]} are on cuda, and {shapes[1]} on the CPU")
@@ -130,6 +132,7 @@ class Recorded:
 
 def pretend() -> None:
     """From here on there is a CUDA device, to this process and for good."""
+    os.environ["TQDM_DISABLE"] = "1"  # its bars are for who waits
 
     class Opened(contextlib.nullcontext):
         def __init__(self, file, device):
@@ -170,14 +173,18 @@ def pretend() -> None:
     for name, value in there.items():
         setattr(torch.cuda, name, value)
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
-    tensor, save, opened = torch.tensor, torch.save, safetensors.safe_open
+    tensor, save, opened, to = torch.tensor, torch.save, safetensors.safe_open, torch.Tensor.to
+
+    def numbered(place):  # a driver knows which device "cuda" is
+        return DEVICE if isinstance(place, (str, torch.device)) and torch.device(place).type == "cuda" else place
+
+    torch.Tensor.to = lambda self, *given, **named: to(self, *map(numbered, given), **tree_map(numbered, named))
     torch.tensor = lambda data, device="cpu", **named: tensor(data, **named).to(device)
     torch.save = lambda value, *rest, **named: save(to_cpu(value), *rest, **named)
     safetensors.safe_open = lambda file, framework, device="cpu": Opened(opened(file, framework), device)
     torch.Generator, torch.inference_mode, torch.mm, torch.bmm = Generator, no_grad, wide(torch.mm), wide(torch.bmm)
     F.linear, F.scaled_dot_product_attention = as_autocast_has_it(F.linear), as_autocast_has_it(attention)
     import decoder
-    import model
 
     really = decoder.Graph.capture
 
@@ -187,8 +194,6 @@ def pretend() -> None:
         self.graph.decoder, self.graph.hidden = self.decoder, self.hidden
 
     decoder.Graph.capture = capture
-    choose = model.choose_device
-    model.choose_device = lambda name="auto": {"cuda": str(DEVICE)}.get(choose(name), choose(name))
 
 
 def command(script: str, *words: str) -> None:

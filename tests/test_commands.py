@@ -407,7 +407,9 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(model="nobody/nothing@"), "nobody/nothing@: no revision after the @"),
         (dict(model="EMPTY"), "tokenizer.json"),
         (dict(preset="qwen9"), "--preset 'qwen9'"),
-        (dict(preset="modular"), "--preset modular has another model than --task countdown needs"),
+        (dict(preset="modular"), "--preset modular is not for --task countdown:4: leave --preset out"),
+        (dict(preset="problems"), "--preset problems is not for --task countdown:4"),
+        (dict(preset="countdown", task="BAD.jsonl"), "--preset countdown is not for --task BAD.jsonl"),
         (dict(token_objective="pass@3"), "pass@3 needs 1 <= k <= samples per prompt, which is 2"),
         (dict(temperature_objective="pass@2"), "pass@2 of 2 samples per prompt makes every advantage 0"),
         (dict(temperature_objective="best"), "'best'"),
@@ -487,6 +489,25 @@ def test_mistakes_of_eval(flags, said, base, here, tmp_path, monkeypatch):
     mistaken(here("eval.py", **short | flags), "eval.py", said)
 
 
+def test_a_run_is_evaluated_on_its_own_held_out_problems(trained, base, here, tmp_path):
+    """A generated task's, or those of --eval-task; of an embedded model those of its task."""
+    short = dict(problems=2, samples=1, max_new_tokens=3, policy="0.7")
+    assert "| countdown:4, 0.7 |" in here("eval.py", model=trained[0], **short)[1]
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    ran = json.loads((run / "run.json").read_text())
+    problems = tmp_path / "held.jsonl"
+    problems.write_text('{"problem": "1+1=", "answer": "2"}\n')
+    (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl", "eval_task": str(problems)}))
+    assert "| held, 0.7 |" in here("eval.py", model=run, **short)[1]
+    (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl"}))
+    for folder in (run, base):
+        mistaken(here("eval.py", model=folder, **short), "eval.py", "no held-out problems of its own: --benchmark")
+    (run / "run.json").write_text('{"task": 3}')
+    mistaken(here("eval.py", model=run, **short), "eval.py", "run.json is damaged; --benchmark")
+    for folder, task in (("base_model", "countdown"), ("base_model_modular", "modular")):
+        assert f"| {task}, 0.7 |" in here("eval.py", model=ROOT / folder, **short)[1]
+
+
 @pytest.mark.parametrize(
     "flags, said",
     [
@@ -563,20 +584,41 @@ def test_values_come_from_the_defaults_then_the_preset_then_the_flags():
     preset = config.parse(["--preset", "qwen3-1.7b-math"])
     assert preset.model == "Qwen/Qwen3-1.7B" and preset.task == "math" and preset.eval_task == "math500"
     changed = config.parse(["--preset", "qwen3-1.7b-math", "--task", "gsm8k", "--token-lr", "5e-6"])
-    assert changed == config.Config(**vars(preset) | {"task": "gsm8k", "token_lr": 5e-6})
-    maths = config.parse(["--task", "some/problems.jsonl", "--max-prompt-tokens", "99"])
+    of_task = {"task": "gsm8k", "eval_task": "", "out": "runs/gsm8k"}  # not MATH's
+    assert changed == config.Config(**vars(preset) | of_task | {"token_lr": 5e-6})
+    maths = config.parse(["--model", "some", "--task", "some/problems.jsonl", "--max-prompt-tokens", "99"])
     assert (maths.max_new_tokens, maths.max_prompt_tokens, maths.token_lr) == (0, 99, 1e-6)
     assert maths.out == "runs/problems"
     assert (maths.preset, maths.tau_min, maths.steps) == ("problems", 0.1, 200)
     countdown = config.parse(["--preset", "countdown"])
     assert countdown == config.parse(["--task", "countdown"]) != config.Config()
-    assert config.parse(["--task", "countdown:4"]) == config.Config(**vars(countdown) | {"task": "countdown:4"})
-    assert config.parse(["--preset", "countdown", "--task", "countdown:4"]).model == countdown.model == "base_model"
+    assert config.parse(["--preset", "qwen3-1.7b-math", "--task", "countdown:4"]).model == preset.model
+    four = config.parse(["--task", "countdown:4", "--model", "some"])
+    assert four == config.Config(**vars(countdown) | dict(task="countdown:4", model="some", out="runs/countdown4"))
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "--task countdown:4",
+            "--task countdown:4 needs a --model: those that come along know modular and countdown only",
+        ),
+        ("--task gsm8k", "--task gsm8k needs a --model"),
+        ("--task some/problems.jsonl", "--task some/problems.jsonl needs a --model"),
+        ("--model some", "--model some needs a --task: which problems it is asked"),
+        ("--preset problems", "--preset problems is not for --task modular"),
+    ],
+)
+def test_a_model_is_not_asked_what_it_does_not_know(words, said):
+    with pytest.raises(ValueError, match=said):
+        config.parse(words.split())
 
 
 @pytest.mark.parametrize("preset", config.PRESETS)
 def test_every_preset_is_valid(preset, tmp_path):
-    c = config.parse(["--preset", preset, "--out", str(tmp_path / "run")])
+    whose = ["--task", "gsm8k", "--model", "some"] if preset == "problems" else []
+    c = config.parse(["--preset", preset, *whose, "--out", str(tmp_path / "run")])
     config.validate(c)
     for task in filter(None, (c.task, c.eval_task)):
         assert task in tasks.GENERATED or task in tasks.HUB

@@ -34,7 +34,10 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     of_method = {trial.method: trial.flags for trial in made}
     assert len(made) == trials.FULL.seeds * len(of_method)
     rivals = {f"fixed {tau}" for tau in trials.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"}
-    assert rivals < set(of_method) or regime == "frozen-long"  # whose rivals are those of frozen
+    if regime == "frozen-long":  # the rivals are those of frozen
+        assert set(of_method) == {"head, mean", "head, pass@8"}
+    else:
+        assert rivals < set(of_method)
     spent, updates = {}, {}
     for trial in made:
         if trial.flags is not None and trial.method not in ("short", "tokens"):
@@ -456,8 +459,9 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
     methods["greedy"] = results([1, 1, 1, 1], samples=1)
     row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].endswith("(greedy)") and row[4].endswith("(0.9)"), "it has no Pass@8 of its own"
-    alone = {"head, mean": methods["head, mean"]}
-    assert len(findings.rivals_table({"frozen-long": alone}).splitlines()) == 2, "no rivals, no row"
+    longer = {"head, mean": results([8, 8, 8, 8])}
+    row = findings.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[0] == "frozen-long" and row[3].startswith("+75.0 [") and row[3].endswith("(EAD)"), "the rivals of frozen"
 
 
 def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, capsys):

@@ -486,7 +486,7 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
     rows = [json.dumps({"problem": f"{i % 60}?", "answer": "1"}) for i in range(100)]  # some twice
     path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
     for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
-        c = train.config.parse(["--task", path, "--template", "raw", *flags])
+        c = train.config.parse(["--model", "some", "--task", path, "--template", "raw", *flags])
         training, held_out = train.choose_problems(c, vocabulary)
         asked = {problem.problem for problem, _ in training}
         assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
