@@ -42,19 +42,20 @@ def read(study: Path) -> dict[str, dict[str, list[dict]]]:
     except (EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"damaged ({error})") from None
     found: dict[str, dict[str, list[dict]]] = {}
-    counts: dict[str, set[int]] = {}  # of problems, in each regime
+    counts: dict[str, set[tuple[int, int]]] = {}  # problems, and how many before them, in each regime
     bases: dict[str, set[str]] = {}  # whose weights they started from
     try:
         for result in results:
             trial, own, _ = result["trial"], result["evaluations"]["own"], result["metrics"]
             found.setdefault(trial["regime"], {}).setdefault(trial["method"], []).append(result)
-            counts.setdefault(trial["regime"], set()).add(len(own["successes"]))
+            counts.setdefault(trial["regime"], set()).add((len(own["successes"]), result.get("skip", 0)))
             bases.setdefault(trial["regime"], set()).add(result.get("weights", ""))
     except (KeyError, TypeError):
         raise ValueError("holds a result that study.py has not written") from None
     for regime, several in counts.items():
         if len(several) > 1:
-            raise ValueError(f"trials of {regime} are of different numbers of problems, {sorted(several)}")
+            numbers = sorted(number for number, _ in several)
+            raise ValueError(f"trials of {regime} are of different numbers of problems, {numbers}, or of others")
         if len(bases[regime]) > 1:
             raise ValueError(f"trials of {regime} started from different base models")
     return {regime: found[regime] for regime in trials.ALL if regime in found}

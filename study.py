@@ -6,6 +6,7 @@
     python study.py --tune       the eight settings of each method, on the tuning problems
     python study.py --done docs/trials-countdown.jsonl.gz    the trials that are kept there count as done
     python study.py --base runs/base4 --task countdown:4     of another base model and task, see pretrain.py
+    python study.py --again runs/study --skip 1000 --problems 5000     the trained trials of a folder on problems that none has seen
 
 trials.py says what a trial is, and which there are.  Here each is run: it trains by train.py's own loop, and is then evaluated
 on test problems under its own policy, at two common temperatures and greedily (are the tokens better, or only their decoding?).
@@ -22,6 +23,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
@@ -41,16 +43,31 @@ import trials
 from trials import Size, Trial, folder_of
 
 
-def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
-    """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done."""
+class Asked(NamedTuple):
+    """The problems that a trial is evaluated on."""
+
+    split: str
+    problems: int
+    skip: int = 0  # so many before these
+
+    def __str__(self) -> str:
+        return f"{self.problems} {self.split} problems" + f" after the first {self.skip}" * (self.skip > 0)
+
+
+def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
+    """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done.
+
+    `again`, a folder of trained trials: nothing is trained, and its own policy alone evaluated."""
     folder = folder_of(trial, root)
     if (folder / "result.json").is_file():
         return json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
     started, metrics = time.process_time(), []
-    source = folder_of(trial, root, trial.after) if trial.after else Path(trial.base)
-    if trial.flags is not None:
+    source = folder_of(trial, again or root, trial.after) if trial.after else Path(trial.base)
+    if again and trial.flags is not None:
+        source = folder_of(trial, again)
+    elif trial.flags is not None:
         words = dict(out=folder, seed=trial.seed, device="cpu", model=source, policy=trial.policy) | trial.flags
         c = config.parse(
             [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -66,16 +83,23 @@ def run_trial(trial: Trial, root: Path, split: str, problems: int) -> dict:
             raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     transformer, vocabulary = model.load(source), tokenizer.load(source)
-    asked = tasks.load(trial.task, split, problems)
+    problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
     policies = {"own": baselines.make(trial.policy, source)}
-    if "token_lr" in (trial.flags or ()) or "tokens first" in trial.method:  # its tokens are its own
+    own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
+    if own_tokens and not again:
         policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
     policies["own"].unembed = transformer.unembed
-    result = {"trial": trial._asdict(), "split": split, "weights": weights_of(trial.base), "metrics": metrics}
+    result = {
+        "trial": trial._asdict(),
+        "split": asked.split,
+        "skip": asked.skip,
+        "weights": weights_of(trial.base),
+        "metrics": metrics,
+    }
     result["evaluations"] = {}
     for name, policy in policies.items():
-        length = tasks.completion_length(asked[0])
-        of = evaluation.evaluate(transformer, vocabulary, policy, asked, 8, length, seed=trial.seed)
+        length = tasks.completion_length(problems[0])
+        of = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
         successes = of.correct.sum(1).astype(int).tolist()
         result["evaluations"][name] = of.summary() | {"successes": successes}
     result["cpu_minutes"] = (time.process_time() - started) / 60
@@ -96,13 +120,13 @@ def weights_of(base: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def problems_of(result: dict) -> tuple[str, int]:
-    """The split that it was evaluated on, and on how many problems of it; KeyError or TypeError where it is no result."""
+def problems_of(result: dict) -> Asked:
+    """What it was evaluated on; KeyError or TypeError where it is no result."""
     successes = result["evaluations"]["own"]["successes"]
-    return result.get("split", "test"), len(successes)  # older results name no split
+    return Asked(result.get("split", "test"), len(successes), result.get("skip", 0))  # older results name neither
 
 
-def restore(file: Path, todo: list[Trial], root: Path, asked: tuple[str, int]) -> None:
+def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:
     """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems and base
     model: that of `pretrain.py` comes out a little different on another machine.
 
@@ -138,7 +162,7 @@ def no_pictures():
         log.Log.report = report
 
 
-def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int) -> list[dict]:
+def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread; results in the order of `todo`."""
     results: dict[tuple, dict] = {}
     depth: dict[tuple, tuple[int, int]] = {}
@@ -149,7 +173,7 @@ def run_all(todo: list[Trial], root: Path, split: str, problems: int, jobs: int)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
         for wave in waves:
-            work = [(trial, root, split, problems) for trial in wave]
+            work = [(trial, root, asked, again) for trial in wave]
             for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
                 results[trial[:3]] = result
                 progress.update()
@@ -178,7 +202,7 @@ def tune(root: Path, size: Size, jobs: int) -> None:
             name = " ".join((policy, *rates))
             todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
     scores: dict[str, list[tuple[float, float]]] = {}
-    for trial, result in zip(todo, run_all(todo, root, "tuning", size.problems, jobs)):
+    for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems), jobs)):
         own = result["evaluations"]["own"]
         scores.setdefault(trial.method, []).append((100 * own["Avg@8"], 100 * own["Pass@8"]))
     print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed), and Avg@8 alone")
@@ -204,6 +228,8 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
     parser.add_argument("--problems", type=int, default=0, help="so many test problems; 0: 1,000, or 200 with --quick")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many before these")
+    parser.add_argument("--again", default="", help="evaluate the trained trials of this folder; nothing is trained")
     parser.add_argument("--split", default="test", help="test, or tuning: problems to choose by [test]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
@@ -217,12 +243,13 @@ def main() -> None:
     if unknown := set(arguments.regimes) - set(trials.ALL):
         parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(trials.ALL)}\n")
     if (
-        min(arguments.seeds, arguments.problems) < 0
+        min(arguments.seeds, arguments.problems, arguments.skip) < 0
         or arguments.jobs < 1
         or arguments.task.partition(":")[0] not in tasks.GENERATED
     ):
         parser.exit(
-            2, "study.py: --jobs is at least 1, --seeds and --problems at least 0, and --task countdown:N or modular\n"
+            2,
+            "study.py: --jobs is at least 1, --seeds, --problems and --skip at least 0, and --task countdown:N or modular\n",
         )
     arguments.task = "countdown:3" if arguments.task == "countdown" else arguments.task
     try:
@@ -241,14 +268,18 @@ def main() -> None:
         name += "-" + arguments.task.replace(":", "")
     if arguments.split != "test":
         name += "-" + arguments.split
-    root = Path(arguments.out or f"runs/{name}")
+    name += "-again" * bool(arguments.again)
+    root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
     if arguments.tune:
         return tune(root, size, arguments.jobs)
     planned = trials.planned(size, arguments.regimes)
     names = {trial.method for trial in planned}
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
     todo = [trial for trial in planned if trial.method in wanted]
-    asked = arguments.split, len(tasks.load(arguments.task, arguments.split, size.problems))
+    there_are = len(tasks.load(arguments.task, arguments.split, arguments.skip + size.problems))
+    asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip)
+    if asked.problems < 1:
+        parser.exit(2, f"study.py: --skip {asked.skip}: there are {there_are} {asked.split} problems\n")
     if arguments.done:
         try:
             restore(Path(arguments.done), todo, root, asked)
@@ -265,12 +296,15 @@ def main() -> None:
         if result.get("weights", weights) != weights:
             parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
         if there != asked:
-            said = f"{file} is of {there[1]} {there[0]} problems, not of {asked[1]} {asked[0]} problems"
-            parser.exit(2, f"study.py: {said}: --problems and --split as there, or another --out\n")
+            parser.exit(2, f"study.py: {file} is of {there}, not of {asked}: flags as there, or another --out\n")
     for trial in [] if arguments.list else todo:
+        if again and trial.flags is not None and not (folder_of(trial, again) / "model.safetensors").is_file():
+            parser.exit(
+                2, f"study.py: --again {again}: {trial.regime}, {trial.method} {trial.seed} has no trained model\n"
+            )
         first = trial._replace(method=trial.after)  # whose tokens it starts from
         included = any(first[:3] == other[:3] for other in todo)
-        if trial.after and not included and not (folder_of(first, root) / "result.json").is_file():
+        if trial.after and not included and not (folder_of(first, again or root) / "result.json").is_file():
             parser.exit(
                 2,
                 f"study.py: {trial.regime}, {trial.method} starts from the tokens of {trial.after}: --methods {trial.after} first\n",
@@ -281,7 +315,7 @@ def main() -> None:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
         return None
     try:
-        run_all(todo, root, arguments.split, size.problems, arguments.jobs)
+        run_all(todo, root, asked, arguments.jobs, again)
     except (KeyboardInterrupt, faults.Stopped):
         parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")

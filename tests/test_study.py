@@ -72,8 +72,8 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     """Rules have four seeds, what learns has one, for a quarter of the steps, on the tuning problems."""
     asked = []
 
-    def run_all(todo, root, split, problems, jobs):
-        asked.extend((trial, split, problems) for trial in todo)
+    def run_all(todo, root, problems, jobs):
+        asked.extend((trial, *problems) for trial in todo)
         return [
             {"evaluations": {"own": {"Avg@8": 0.1 + trial.seed / 100, "Pass@8": 0.3, "problems": 7}}} for trial in todo
         ]
@@ -84,7 +84,9 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert len(rows) == 8 * (len(trials.TUNED) + 1)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
     assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
-    assert {(split, problems, trial.task) for trial, split, problems in asked} == {("tuning", 7, "modular")}
+    assert {(split, problems, skip, trial.task) for trial, split, problems, skip in asked} == {
+        ("tuning", 7, 0, "modular")
+    }
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
 
 
@@ -236,6 +238,48 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
         )
 
 
+def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypatch, capsys):
+    import baselines
+    import eval as evaluation
+    import tokenizer
+    import train
+
+    monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=1))
+    monkeypatch.chdir(tmp_path)
+    base = os.path.relpath(Path(study.__file__).parent / "base_model")
+    methods = ["EAD", "short", "head, mean, tokens first"]
+    words = ["study.py", "--quick", "--jobs", "1", "--regimes", "3e-5", "--base", base, "--methods", *methods]
+    monkeypatch.setattr(sys, "argv", words)
+    study.main()
+    again = [*words, "--again", "runs/study-quick", "--skip", "4", "--problems", "3"]
+    monkeypatch.setattr(sys, "argv", again)
+    monkeypatch.setattr(train, "train", None)  # it is not called
+    study.main()
+    problems = tasks.load("countdown:3", "test", 7)[4:]
+    for folder in Path("runs/study-quick/3e-5").glob("*/seed-0"):
+        before = json.loads((folder / "result.json").read_text())
+        result = json.loads(
+            (Path("runs/study-quick-again/3e-5") / folder.parent.name / "seed-0/result.json").read_text()
+        )
+        assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
+        assert study.problems_of(result) == ("test", 3, 4) and result["weights"] == before["weights"]
+        policy = baselines.make(result["trial"]["policy"], folder)
+        trained = model.load(folder), tokenizer.load(folder)
+        length = tasks.completion_length(problems[0])
+        found = evaluation.evaluate(*trained, policy, problems, 8, length, seed=0).correct.sum(1)
+        assert result["evaluations"]["own"]["successes"] == found.tolist()
+    assert len(findings.read(Path("runs/study-quick-again"))["3e-5"]) == 3
+    for more, said in (
+        (["--skip", "5"], "is of 3 test problems after the first 4, not of 3 test problems after the first 5: flags"),
+        (["--skip", "9999"], "--skip 9999: there are "),
+        (["--out", "runs/new", "--again", "runs/nowhere"], "--again runs/nowhere: 3e-5, EAD 0 has no trained model"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*again, *more])
+        with pytest.raises(SystemExit):
+            study.main()
+        assert said in capsys.readouterr().err
+
+
 def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=2, prompts=2, problems=6, seeds=1))
     monkeypatch.chdir(tmp_path)
@@ -264,7 +308,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     study.main()
     assert loaded[-1] == ("countdown:3", "tuning", 7)
     of_tuning = Path("runs/study-quick-tuning/frozen/greedy/seed-0/result.json")
-    assert study.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7)
+    assert study.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7, 0)
     monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     study.main()
     assert loaded[-1] == ("countdown:3", "test", 7)
@@ -316,10 +360,10 @@ def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
     monkeypatch.setattr(rl, "token_step", interrupted)
     try:
         with pytest.raises(faults.Stopped):
-            study.run_trial(trial, tmp_path, "test", 4)
+            study.run_trial(trial, tmp_path, study.Asked("test", 4))
         assert not list(tmp_path.rglob("result.json"))
         monkeypatch.setattr(rl, "token_step", really)
-        assert len(study.run_trial(trial, tmp_path, "test", 4)["metrics"]) == 3
+        assert len(study.run_trial(trial, tmp_path, study.Asked("test", 4))["metrics"]) == 3
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
