@@ -8,6 +8,7 @@ compared the same problems are drawn for both, since they are the larger part of
 seeds' results, as study.py writes them.
 """
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -29,17 +30,33 @@ def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
     return np.array(rows)
 
 
-def drawn_anew(draw: np.random.Generator, count: int) -> np.ndarray:
-    """How much each of so many problems weighs in a mean over as many, drawn with replacement: their means are products with it."""
-    return np.bincount(draw.integers(count, size=count), minlength=count) / count
+@functools.lru_cache(maxsize=8)  # methods of as many seeds share their draws
+def drawn_anew(problems: int, seeds: tuple[int, ...], resamples: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """How often each problem is in each resample (problems, resamples), and of each table which seeds (seeds, resamples)."""
+    draw, counts, chosen = np.random.default_rng(0), np.empty((problems, resamples), np.uint8), []
+    alone = len(seeds) == 1
+    for column in range(resamples):
+        drawn = [draw.integers(size, size=size) for size in ((*seeds, problems) if alone else (problems, *seeds))]
+        counts[:, column] = np.bincount(drawn.pop(-1 if alone else 0), minlength=problems)
+        chosen.append(drawn)
+    return counts, [np.stack(of, axis=1) for of in zip(*chosen)]
+
+
+def resampled(tables: list[np.ndarray], resamples: int) -> list[np.ndarray]:
+    """Means of tables (seeds, problems) in each resample (resamples,): seeds are drawn anew for each, problems for all together.
+
+    Sums are of whole numbers and eighths, so that they are exact: the same digits on every machine."""
+    counts, chosen = drawn_anew(tables[0].shape[1], tuple(map(len, tables)), resamples)
+    parts = np.array_split(counts, 10, axis=1)  # at eight bytes a number all at once would be large
+    of_seeds = [
+        np.concatenate([table @ part.astype(float) for part in parts], axis=1) / len(counts) for table in tables
+    ]
+    return [np.take_along_axis(of, seeds, axis=0).mean(0) for of, seeds in zip(of_seeds, chosen)]
 
 
 def interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, float]:
     """Mean of (seeds, problems) and its 95% bounds, seeds and problems drawn anew."""
-    draw, means = np.random.default_rng(0), []
-    for _ in range(resamples):
-        seeds = draw.integers(len(values), size=len(values))
-        means.append((values @ drawn_anew(draw, values.shape[1]))[seeds].mean())
+    (means,) = resampled([values], resamples)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
@@ -70,17 +87,12 @@ def height(
         np.stack([100 * per_problem(results, policy, metric) for metric in ("Avg", "Pass")])
         for results, policy in [(method, "own"), *others]
     ]  # (2, seeds, problems) each
-    draw, found, count = np.random.default_rng(0), [], tables[0].shape[2]
-    for resample in range(resamples + 1):  # the first as it is
-        weights = drawn_anew(draw, count) if resample else np.full(count, 1 / count)
-        points = []
-        for table in tables:
-            seeds = draw.integers(table.shape[1], size=table.shape[1]) if resample else np.arange(table.shape[1])
-            avg, some = (table @ weights)[:, seeds].mean(1)
-            points.append((float(avg), float(some)))
-        found.append(above(points[0], points[1:]))
-    low, high = np.percentile(found[1:], [2.5, 97.5])
-    return found[0], float(low), float(high)
+    as_they_are = [tuple(table.mean((1, 2))) for table in tables]
+    avg, some = (resampled([table[metric] for table in tables], resamples) for metric in (0, 1))
+    points = zip(zip(*avg), zip(*some))  # of each resample: Avg of all, Pass of all
+    found = [above(own, others) for own, *others in (list(zip(*both)) for both in points)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return above(as_they_are[0], as_they_are[1:]), float(low), float(high)
 
 
 def difference(
@@ -91,12 +103,8 @@ def difference(
     Seeds are drawn anew for each, problems for both together.
     """
     tables = [100 * per_problem(*of, metric) for of in ((method, "own"), (rival, at))]  # (seeds, problems) each
-    draw, found, count = np.random.default_rng(0), [], tables[0].shape[1]
-    for _ in range(resamples):
-        weights = drawn_anew(draw, count)
-        first, second = ((table @ weights)[draw.integers(len(table), size=len(table))].mean() for table in tables)
-        found.append(first - second)
-    low, high = np.percentile(found, [2.5, 97.5])
+    first, second = resampled(tables, resamples)
+    low, high = np.percentile(first - second, [2.5, 97.5])
     return float(tables[0].mean() - tables[1].mean()), float(low), float(high)
 
 
