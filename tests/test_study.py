@@ -440,13 +440,18 @@ def test_a_difference_is_of_the_same_problems():
 @pytest.mark.parametrize(
     "kept, task, shown",
     [
-        ("countdown", "countdown:3", trials.ALL),
-        ("modular", "modular", trials.ALL),
-        ("modular-first", "countdown:3", ["1e-5-long"]),  # of its first base model, with the settings of Countdown
+        ("trials-countdown", "countdown:3", trials.ALL),
+        ("trials-modular", "modular", trials.ALL),
+        ("fresh-modular", "modular", trials.ALL),
+        (
+            "trials-modular-first",
+            "countdown:3",
+            ["1e-5-long"],
+        ),  # of its first base model, with the settings of Countdown
     ],
 )
 def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(kept, task, shown):
-    found = findings.read(ROOT / "docs" / f"trials-{kept}.jsonl.gz")
+    found = findings.read(ROOT / "docs" / f"{kept}.jsonl.gz")
     found = {regime: methods for regime, methods in found.items() if regime in shown}
     tables = [findings.accuracy_table(methods) for methods in found.values()]
     tables += [findings.map_table(found), findings.rivals_table(found)]
