@@ -45,11 +45,16 @@ def start(device: str) -> str:
     """Join the other processes; the device of this one."""
     if size() == 1:
         return device
-    if device.startswith("cuda"):
+    on_cuda = device.startswith("cuda")
+    if on_cuda:
+        here, there_are = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > there_are:
+            raise ValueError(f"{here} processes, and {there_are} CUDA devices here: --nproc-per-node={there_are}")
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        dist.init_process_group(timeout=timedelta(days=1))  # while the first evaluates, the others wait
+    if not dist.is_initialized():  # named: left to itself, torch takes NCCL wherever there is a GPU, used or not
+        backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # while the first evaluates, the others wait
     return device
 
 
