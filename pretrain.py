@@ -125,19 +125,19 @@ def batches(problems: list[tasks.Problem], vocabulary, size: int, draw: random.R
         yield pad(inputs, batch_first=True), pad(targets, batch_first=True, padding_value=-100)
 
 
-def new_model(vocabulary_size: int, seed: int) -> model.Transformer:
-    """Qwen3's architecture at 0.4 million parameters, freshly initialised."""
+def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4) -> model.Transformer:
+    """Qwen3's architecture, freshly initialised: 0.4 million parameters at a width of 96, which is a multiple of 24."""
     torch.manual_seed(seed)
     transformer = model.Transformer(
         model.Config(
-            vocab_size=vocabulary_size, d_model=96, n_layers=4, n_heads=4, n_kv_heads=2, d_head=24, d_mlp=256,
-            max_length=256, qk_norm=True, tied=True,
+            vocab_size=vocabulary_size, d_model=width, n_layers=layers, n_heads=4, n_kv_heads=2, d_head=width // 4,
+            d_mlp=width * 8 // 3, max_length=256, qk_norm=True, tied=True,
         )
     )  # fmt: skip
     for name, parameter in transformer.named_parameters():
         if parameter.dim() > 1:
             deep = name.endswith(("o.weight", "down.weight"))  # as GPT-2: what writes to the residual starts smaller
-            torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * 4) if deep else 1))
+            torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * layers) if deep else 1))
     return transformer
 
 
@@ -152,7 +152,9 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
     stream = batches(
         problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), arguments.aimless, arguments.slips
     )
-    transformer = new_model(vocabulary.vocab_size, arguments.seed)
+    transformer = new_model(vocabulary.vocab_size, arguments.seed, arguments.width, arguments.layers)
+    transformer.to(arguments.device)
+    transformer.compute_dtype = torch.bfloat16 if arguments.device.startswith("cuda") else None
     transformer.original_config = {"eos_token_id": 256, "pad_token_id": 256}
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.01)
     warm = arguments.steps // 20 + 1
@@ -161,8 +163,10 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
         rate = min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / arguments.steps)))
         for group in optimizer.param_groups:
             group["lr"] = arguments.lr * rate
-        inputs, targets = next(stream)
-        loss = F.cross_entropy(transformer.unembed(transformer(inputs)).flatten(0, 1), targets.flatten())
+        inputs, targets = (batch.to(arguments.device) for batch in next(stream))
+        with transformer.autocast():
+            hidden = transformer(inputs)
+        loss = F.cross_entropy(transformer.unembed(hidden).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -185,14 +189,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--width", type=int, default=96, help="d_model, a multiple of 24")
+    parser.add_argument("--layers", type=int, default=4, help="of these with 4 heads each")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a wider model")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
     arguments = parser.parse_args()
     if not arguments.out:
         parser.exit(2, "pretrain.py: --out is empty, and names the model's folder\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
         parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
-    if min(arguments.steps, arguments.batch_size) < 1 or arguments.lr <= 0:
-        parser.exit(2, "pretrain.py: --steps and --batch-size are at least 1, and --lr is above 0\n")
+    if min(arguments.steps, arguments.batch_size, arguments.layers) < 1 or arguments.lr <= 0:
+        parser.exit(2, "pretrain.py: --steps, --batch-size and --layers are at least 1, and --lr is above 0\n")
+    if arguments.width < 24 or arguments.width % 24:
+        parser.exit(2, f"pretrain.py: --width {arguments.width} is no multiple of 24\n")
+    try:
+        model.choose_device(arguments.device)
+    except ValueError as error:
+        parser.exit(2, f"pretrain.py: --device: {error}\n")
     try:
         problems = tasks.load(arguments.task) if arguments.task.partition(":")[0] in tasks.GENERATED else []
     except ValueError:

@@ -54,7 +54,7 @@ class Asked(NamedTuple):
         return f"{self.problems} {self.split} problems" + f" after the first {self.skip}" * (self.skip > 0)
 
 
-def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
+def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None, device: str = "cpu") -> dict:
     """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done.
 
     `again`, a folder of trained trials: nothing is trained, and its own policy alone evaluated."""
@@ -68,7 +68,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     if again and trial.flags is not None:
         source = folder_of(trial, again)
     elif trial.flags is not None:
-        words = dict(out=folder, seed=trial.seed, device="cpu", model=source, policy=trial.policy) | trial.flags
+        words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
         c = config.parse(
             [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         )
@@ -82,12 +82,13 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
             raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
-    transformer, vocabulary = model.load(source), tokenizer.load(source)
+    transformer, vocabulary = model.load(source, device), tokenizer.load(source)
+    transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
-    policies = {"own": baselines.make(trial.policy, source)}
+    policies = {"own": baselines.make(trial.policy, source, device)}
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        policies |= {name: baselines.make(name) for name in ("0.3", "0.7", "greedy")}
+        policies |= {name: baselines.make(name, device=device) for name in ("0.3", "0.7", "greedy")}
     policies["own"].unembed = transformer.unembed
     result = {
         "trial": trial._asdict(),
@@ -162,8 +163,10 @@ def no_pictures():
         log.Log.report = report
 
 
-def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
-    """Every trial, `jobs` at a time, each on one thread; results in the order of `todo`."""
+def run_all(
+    todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None, device: str = "cpu"
+) -> list[dict]:
+    """Every trial, `jobs` at a time, each on one thread, on a GPU all on the same; results in the order of `todo`."""
     results: dict[tuple, dict] = {}
     depth: dict[tuple, tuple[int, int]] = {}
     for trial in todo:  # seed by seed, so that what is done at any time is whole seeds; `after` comes first
@@ -173,7 +176,7 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
         for wave in waves:
-            work = [(trial, root, asked, again) for trial in wave]
+            work = [(trial, root, asked, again, device) for trial in wave]
             for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
                 results[trial[:3]] = result
                 progress.update()
@@ -187,7 +190,7 @@ def run_one(work: tuple) -> tuple[Trial, dict]:
     return work[0], run_trial(*work)
 
 
-def tune(root: Path, size: Size, jobs: int) -> None:
+def tune(root: Path, size: Size, jobs: int, device: str) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = trials.common(size) | {"schedule": "temperature", "steps": size.alone // 4}
@@ -202,7 +205,7 @@ def tune(root: Path, size: Size, jobs: int) -> None:
             name = " ".join((policy, *rates))
             todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
     scores: dict[str, list[tuple[float, float]]] = {}
-    for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems), jobs)):
+    for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems), jobs, device=device)):
         own = result["evaluations"]["own"]
         scores.setdefault(trial.method, []).append((100 * own["Avg@8"], 100 * own["Pass@8"]))
     print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed), and Avg@8 alone")
@@ -232,6 +235,7 @@ def main() -> None:
     parser.add_argument("--again", default="", help="evaluate the trained trials of this folder; nothing is trained")
     parser.add_argument("--split", default="test", help="test, or tuning: problems to choose by [test]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a larger --base: all trials on one GPU")
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
     parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
     parser.add_argument(
@@ -256,6 +260,7 @@ def main() -> None:
         if arguments.split == "train":
             raise ValueError("--split is test or tuning: trials train on train")
         tasks.load(arguments.task, arguments.split, 1)
+        device = model.choose_device(arguments.device)
     except ValueError as error:
         parser.exit(2, f"study.py: {error}\n")
     if not all(any(Path(arguments.base).glob(name)) for name in ("config.json", "model*.safetensors")):
@@ -271,7 +276,7 @@ def main() -> None:
     name += "-again" * bool(arguments.again)
     root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
     if arguments.tune:
-        return tune(root, size, arguments.jobs)
+        return tune(root, size, arguments.jobs, device)
     planned = trials.planned(size, arguments.regimes)
     names = {trial.method for trial in planned}
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
@@ -315,7 +320,7 @@ def main() -> None:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
         return None
     try:
-        run_all(todo, root, asked, arguments.jobs, again)
+        run_all(todo, root, asked, arguments.jobs, again, device)
     except (KeyboardInterrupt, faults.Stopped):
         parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")

@@ -72,14 +72,14 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     """Rules have four seeds, what learns has one, for a quarter of the steps, on the tuning problems."""
     asked = []
 
-    def run_all(todo, root, problems, jobs):
+    def run_all(todo, root, problems, jobs, device):
         asked.extend((trial, *problems) for trial in todo)
         return [
             {"evaluations": {"own": {"Avg@8": 0.1 + trial.seed / 100, "Pass@8": 0.3, "problems": 7}}} for trial in todo
         ]
 
     monkeypatch.setattr(study, "run_all", run_all)
-    study.tune(tmp_path, trials.FULL._replace(problems=7, task="modular"), 1)
+    study.tune(tmp_path, trials.FULL._replace(problems=7, task="modular"), 1, "cpu")
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 8 * (len(trials.TUNED) + 1)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
