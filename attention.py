@@ -14,6 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def step_kernel(device: torch.device):
+    """attention_kernel.py's `attend`, one kernel for a decode step; None on a CPU, and where there is no Triton."""
+    if device.type != "cuda":
+        return None
+    try:
+        from attention_kernel import attend
+    except ImportError:
+        return None
+    return attend
+
+
 def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Each row alone: position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
@@ -43,6 +54,7 @@ class Cache:
     def __init__(self, lengths: Tensor, samples: int, max_new_tokens: int, dtype=torch.float32, stride: int = 1):
         """lengths (P,) of the prompts.  Attention reads completions up to a multiple of `stride` tokens."""
         device, prompts, longest = lengths.device, len(lengths), int(lengths.max())
+        self.kernel = step_kernel(device)
         self.dtype, self.max_new_tokens, self.stride = dtype, max_new_tokens, stride
         self.prompt_keys: list[Tensor] = []  # a layer: (P * kv head, L, d_head)
         self.prompt_values: list[Tensor] = []
@@ -51,7 +63,8 @@ class Cache:
         self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
         self.longest, self.prompts_read = longest, 0
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
-        self.row_of_slot: Tensor | None = None  # (P * G,), an empty slot computing along with row 0; None: the same
+        # (P * G,), -1 in an empty slot; None: the same.
+        self.row_of_slot: Tensor | None = None if self.kernel is None else self.slot_of_row
         self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
         self.column = torch.full((1,), -1, device=device)  # of the newest token in its completion
         self.used = 0  # columns written, known without asking the device
@@ -61,7 +74,9 @@ class Cache:
         self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))  # (P, L + new)
 
     def extent(self, used: int) -> int:
-        """Columns of completions that attention reads when `used` are written."""
+        """Columns of completions that attention reads when `used` are written; the kernel asks the device."""
+        if self.kernel is not None:
+            return self.max_new_tokens
         return min(-(-used // self.stride) * self.stride, self.max_new_tokens)
 
     def extend(self) -> Tensor:
@@ -73,10 +88,13 @@ class Cache:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query (n, head, d_head), key and value (n, kv head, d_head) -> what each row has read, (n, head * d_head)."""
+        if self.kernel is not None:
+            held = self.prompt_keys[layer], self.prompt_values[layer], self.keys[layer], self.values[layer]
+            return self.kernel(query, key, value, *held, self.lengths, self.row_of_slot, self.column)
         (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[1:]
 
         def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P * kv head * G, head / kv head, d_head)
-            x = x if self.row_of_slot is None else x[self.row_of_slot]
+            x = x if self.row_of_slot is None else x[self.row_of_slot.clamp_min(0)]  # empty ones along with row 0
             x = x.to(self.dtype).view(prompts, samples, kv_heads, -1, d_head)
             return x.transpose(1, 2).reshape(prompts * kv_heads * samples, -1, d_head)
 
@@ -143,7 +161,7 @@ class Cache:
         asked, most = counts.nonzero()[:, 0], int(counts.max())
         if len(asked) * most <= 0.75 * prompts * samples:
             self.pack(asked, most, counts)
-        self.row_of_slot = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.long, device=rows.device)
+        self.row_of_slot = torch.full((self.shape[0] * self.shape[1],), -1, device=rows.device)
         self.row_of_slot[self.slot_of_row] = torch.arange(len(rows), device=rows.device)
 
     def pack(self, asked: Tensor, most: int, counts: Tensor) -> None:

@@ -67,6 +67,8 @@ def on_cuda(repeats: int, quick: bool) -> dict[str, list[dict]]:
 
     for shape in shapes:
         add("Decode against the roofline", decode_roofline, shape, 64, 8, 128, 128)
+        if shape in shapes[1:2]:  # keys and values count for more, weights for less
+            add("Decode against the roofline", decode_roofline, shape, 64, 8, 512, 512, 1)
         add("Training step", training_step, shape, "cuda", 1, 8, 8, 128, 128)
         add("Memory of a training step", step_memory, shape)
     add("Rollouts", rollouts, shapes[min(1, len(shapes) - 1)], "cuda", 2, cases)

@@ -221,15 +221,17 @@ def decode_roofline(shape: str, count: int, samples: int, length: int, new: int,
     per_token = 2 * c.n_layers * c.n_kv_heads * c.d_head * 2  # bytes of keys and values
     moved = 2 * weights + per_token * (count * length + batch * new / 2) + 4 * batch * c.vocab_size
     attention = 4 * c.n_layers * c.n_heads * c.d_head * batch * (length + new / 2)
-    limit = max(moved / bandwidth, (2 * weights * batch + attention) / rate)
+    of_bytes, of_products = moved / bandwidth, (2 * weights * batch + attention) / rate
     head_added = statistics.median(a - b for a, b in zip(times["long"], times["fixed"])) / new
     return [
         {
             "model": shape,
             "rows": batch,
+            "new tokens": new,
             "step ms": 1000 * step,
-            "roofline ms": 1000 * limit,
-            "% of roofline": 100 * limit / step,
+            "bytes ms": 1000 * of_bytes,
+            "products ms": 1000 * of_products,
+            "% of roofline": 100 * max(of_bytes, of_products) / step,
         }
         | {"head %": 100 * head_added / step, "copy TB/s": bandwidth / 1e12, "product TFLOP/s": rate / 1e12}
     ]

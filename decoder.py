@@ -6,10 +6,12 @@ weights are in the dtype of computation, so that no token pays for a conversion.
 when a rollout begins, which takes as long as one or two of its steps, and go when it ends: training has their memory, and no
 copy can be out of date.
 
-On CUDA a step is captured as a graph and replayed.  (Written for CUDA, and so far run on a CPU only, with a
-stand-in for the graph: tests/test_sample.py.)
+On CUDA a step is captured as a graph and replayed, attention is one kernel (attention_kernel.py), and torch.compile writes
+one for each of the three functions below, which between two products would be ten.
 """
 
+import functools
+import importlib.util
 from typing import Any
 
 import torch
@@ -18,6 +20,35 @@ from torch import Tensor
 
 from attention import Cache
 from model import WideProduct, rotate, waves
+
+
+@functools.cache
+def fused(function, device: str):
+    """`function` as one kernel, on CUDA where there is Triton to write it; compiled twice: for so many rows, then for any."""
+    can = device == "cuda" and importlib.util.find_spec("triton") is not None
+    return torch.compile(function) if can else function
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps).to(dtype)
+
+
+def to_unit(x: Tensor, floor: Tensor) -> Tensor:
+    """x / hypot(|x|, floor): with floor = sqrt(d eps), an RMS norm's x / sqrt(mean x^2 + eps) over sqrt(d)."""
+    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
+
+
+def turn(heads: Tensor, floor: Tensor, scale: Tensor | None, cosine: Tensor | None, sine: Tensor | None) -> Tensor:
+    """Queries and keys (n, head, d_head), normed and times each head's `scale` where there is one, rotated where they are."""
+    if scale is not None:
+        heads = to_unit(heads.float(), floor) * scale
+    return heads if cosine is None else rotate(heads, cosine, sine)
+
+
+def gated(wide: Tensor) -> Tensor:
+    """(n, 2 d_mlp) -> silu of the first half times the second."""
+    gate, up = wide.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 class Product:
@@ -43,24 +74,27 @@ class Product:
 
 
 class Norm:
-    """A norm of model.py.  An RMS norm on a CPU, w x / sqrt(mean x^2 + eps), as x / hypot(|x|, sqrt(d eps)).
+    """A norm of model.py, in the dtype of the product that reads it.  An RMS norm on a CPU by `to_unit`.
 
     There torch has no one operation for it but seven, and with the few rows of a step each costs its call; these are three.
-    What is left, `scale` = sqrt(d) w, goes into the weights of the product that reads it.  None: the norm is done whole, as on a
-    GPU, which has one operation for it, and in bfloat16, where those weights would be rounded otherwise than in training.
+    What is left, `scale` = sqrt(d) w, goes into the weights of the product.  None: the norm is done whole, as on a GPU, and in
+    bfloat16, where those weights would be rounded otherwise than in training.
     """
 
     def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
-        self.whole, self.scale = norm, None
-        if isinstance(norm, torch.nn.RMSNorm) and norm.eps and (device.type, dtype) == ("cpu", torch.float32):
+        self.whole, self.dtype, self.scale = norm, dtype, None
+        self.is_rms, self.rms_norm = isinstance(norm, torch.nn.RMSNorm), fused(rms_norm, device.type)
+        if self.is_rms and norm.eps and (device.type, dtype) == ("cpu", torch.float32):
             size = norm.normalized_shape[0]
             self.scale = size**0.5 * (torch.ones(size) if norm.weight is None else norm.weight)
             self.floor = torch.tensor((size * norm.eps) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.scale is None:
-            return self.whole(x)
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+        if self.scale is not None:
+            return to_unit(x, self.floor)
+        if self.is_rms:
+            return self.rms_norm(x, self.whole.weight, self.whole.eps, self.dtype)
+        return self.whole(x).to(self.dtype)
 
 
 class Decoder:
@@ -70,14 +104,14 @@ class Decoder:
         self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
         self.heads, self.kv_heads, self.d_head = c.n_heads, c.n_kv_heads, c.d_head
         self.layers, place = [], (self.dtype, transformer.device)
-        # Of each head: queries and keys at once, whose weights differ and follow.
-        self.head_norm = Norm(torch.nn.RMSNorm(c.d_head, c.norm_eps, elementwise_affine=False), *place)
+        self.turn, self.gated = fused(turn, place[1].type), fused(gated, place[1].type)
+        self.floor = torch.tensor((c.d_head * c.norm_eps) ** 0.5, device=place[1])
         for block in transformer.layers:
             a, m = block.attention, block.mlp
             norm, mlp_norm, scale = Norm(block.attention_norm, *place), Norm(block.mlp_norm, *place), None
             if c.qk_norm:  # (head + kv head, d_head)
                 scale = torch.cat((a.q_norm.weight.expand(c.n_heads, -1), a.k_norm.weight.expand(c.n_kv_heads, -1)))
-                scale = scale if self.head_norm.scale is None else scale * self.head_norm.scale
+                scale = c.d_head**0.5 * scale
             products = (
                 self.join(a.q, a.k, a.v, scale=norm.scale),
                 self.join(a.o),
@@ -103,7 +137,7 @@ class Decoder:
 
     def __call__(self, token: Tensor, cache: Cache) -> Tensor:
         """token (n,) -> hidden (n, d_model), which draws the next."""
-        positions, model = cache.extend(), self.model  # (n,)
+        positions, model, cosine, sine = cache.extend(), self.model, None, None  # (n,)
         x = model.embed(token)
         if model.position is not None:
             x = x + model.position(positions)
@@ -111,21 +145,13 @@ class Decoder:
             angles = positions[:, None, None] * model.frequencies  # (n, 1, d_head / 2)
             cosine, sine = waves(angles)
         for layer, (norm, scale, mlp_norm, gelu, qkv, out, up, down) in enumerate(self.layers):
-            heads = qkv(norm(x).to(self.dtype)).view(len(x), -1, self.d_head)  # queries, keys, values
+            heads = qkv(norm(x)).view(len(x), -1, self.d_head)  # queries, keys, values
             query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-            if scale is not None:
-                query_key = self.head_norm(query_key.float()) * scale
-            if model.position is None:
-                query_key = rotate(query_key, cosine, sine)
+            query_key = self.turn(query_key, self.floor, scale, cosine, sine)
             query, key = query_key.split((self.heads, self.kv_heads), dim=1)
             x = x + out(cache.attend(layer, query, key, value).to(self.dtype))
-            wide = up(mlp_norm(x).to(self.dtype))
-            if gelu:
-                wide = F.gelu(wide, approximate="tanh")
-            else:
-                gate, wide = wide.chunk(2, dim=-1)
-                wide = F.silu(gate) * wide
-            x = x + down(wide)
+            wide = up(mlp_norm(x))
+            x = x + down(F.gelu(wide, approximate="tanh") if gelu else self.gated(wide))
         return model.norm(x)
 
 

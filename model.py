@@ -106,8 +106,9 @@ class Attention(nn.Module):
         self.k_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation, attend) -> Tensor:
-        query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head)))  # (B, T, head, d_head)
-        key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head)))  # (B, T, kv head, d_head)
+        # Products may be in bfloat16; norms and rotations are in x's dtype.
+        query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head)).to(x.dtype))  # (B, T, head, d_head)
+        key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head)).to(x.dtype))  # (B, T, kv head, d_head)
         value = self.v(x).unflatten(-1, (-1, self.d_head))
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)

@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 
+import attention
+import decoder
+import faults
 import model
 import rl
 import sample
@@ -23,15 +26,16 @@ CONFIG = model.Config(
     n_kv_heads=2,
     d_head=32,
     d_mlp=512,
-    max_length=256,
+    max_length=512,
     qk_norm=True,
 )
+SOME_END = set(range(0, CONFIG.vocab_size, 50))
 
 
-def rollout_of(transformer, head, seed=0):
+def rollout_of(transformer, head, seed=0, new=32, ends=frozenset({7})):
     prompts = [list(range(1, 2 + length)) for length in (3, 17, 40)]
     generator = torch.Generator("cuda").manual_seed(seed)
-    return sample.generate(transformer, head, prompts, 8, 32, {7}, generator, keep_hidden=True)
+    return sample.generate(transformer, head, prompts, 8, new, ends, generator, keep_hidden=True)
 
 
 @pytest.fixture
@@ -43,14 +47,112 @@ def both():
     return transformer, TemperatureHead(CONFIG.d_model).cuda()
 
 
+@pytest.fixture(params=["kernel", "products"])
+def attends(request, monkeypatch) -> str:
+    """A decode step's attention as one kernel, and as what is left where there is no Triton."""
+    if request.param == "products":
+        monkeypatch.setattr(attention, "step_kernel", lambda device: None)
+    else:
+        pytest.importorskip("triton")
+    return request.param
+
+
+@pytest.mark.parametrize("new, ends", [(32, frozenset({7})), (300, frozenset()), (200, SOME_END)])
 @pytest.mark.parametrize("dtype, tolerance", [(None, 1e-3), (torch.bfloat16, 0.1)])
 @torch.no_grad()
-def test_replayed_log_probs_equal_those_of_the_rollout(both, dtype, tolerance):
+def test_replayed_log_probs_equal_those_of_the_rollout(both, attends, dtype, tolerance, new, ends):
+    """Short; past the 256 tokens after which a graph without the kernel is captured again; and rows that leave."""
     transformer, head = both
     transformer.compute_dtype = dtype
-    rollout = rollout_of(transformer, head)
+    rollout = rollout_of(transformer, head, new=new, ends=ends)
     gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
     assert gap.mean() < tolerance / 5 and gap.max() < tolerance * 5
+    assert bool(rollout.finished.all()) is (ends is SOME_END)
+    for ids, keep, whole in zip(rollout.tokens, rollout.mask, rollout.finished.tolist()):
+        drawn = ids[keep].tolist()
+        assert not ends & set(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
+
+
+@torch.no_grad()
+def test_the_kernel_draws_the_tokens_that_products_draw(both, monkeypatch):
+    """In float32 the two differ in the last digits, and no draw is as close as that."""
+    with_kernel = rollout_of(*both, new=64, ends=SOME_END)
+    monkeypatch.setattr(attention, "step_kernel", lambda device: None)
+    without = rollout_of(*both, new=64, ends=SOME_END)
+    assert torch.equal(with_kernel.tokens, without.tokens)
+    torch.testing.assert_close(with_kernel.hidden, without.hidden, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", [decoder.rms_norm, decoder.turn, decoder.gated])
+@torch.no_grad()
+def test_fused_functions_are_the_functions(function):
+    """For one number of rows, then for any."""
+    for rows in (16, 48, 1, 5):
+        waves = torch.rand(2, rows, 1, 32, device="cuda")
+        given = {
+            decoder.rms_norm: (
+                torch.randn(rows, 256, device="cuda"),
+                torch.rand(256, device="cuda"),
+                1e-6,
+                torch.bfloat16,
+            ),
+            decoder.turn: (
+                torch.randn(rows, 12, 32, device="cuda").bfloat16()[:, :10],
+                torch.tensor(0.01, device="cuda"),
+                torch.rand(10, 32, device="cuda"),
+                *waves,
+            ),
+            decoder.gated: (torch.randn(rows, 128, device="cuda").bfloat16(),),
+        }[function]
+        expected = function(*given)
+        torch.testing.assert_close(decoder.fused(function, "cuda")(*given), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("vocabulary", [300, 151_936])
+@torch.no_grad()
+def test_the_sampler_draws_what_it_draws_on_a_cpu(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(64, vocabulary, generator=generator)
+    temperature, uniform = torch.rand(64, generator=generator), torch.rand(64, 2, generator=generator)
+    temperature[0] = 0.0
+    expected = sample.invert(logits, temperature, uniform)
+    token, log_prob, entropy = (
+        x.cpu() for x in sample.inverter("cuda", vocabulary)(*(x.cuda() for x in (logits, temperature, uniform)))
+    )
+    same = token == expected[0]
+    assert same.float().mean() > 0.95
+    torch.testing.assert_close(log_prob[same], expected[1][same], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(entropy, expected[2], rtol=1e-4, atol=1e-4)
+
+
+def test_where_memory_ends_half_the_micro_batch_has_the_same_gradient(both, capsys):
+    transformer, head = both
+    rollout = rollout_of(transformer, head, new=300)
+    advantage = torch.linspace(-1, 1, len(rollout.tokens), device="cuda")
+
+    def trained(room: float) -> tuple[dict, rl.StepSettings, int]:
+        """With `room` bytes more than the model: weights after a step, its settings, the bytes it took."""
+        tried, settings = copy.deepcopy(transformer), rl.StepSettings(micro_batch_tokens=8192)
+        optimizer = torch.optim.SGD(tried.parameters(), lr=1.0)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before, total = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((before + room) / total)
+        try:
+            rl.token_step(tried, optimizer, rollout, advantage, settings)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return tried.state_dict(), settings, torch.cuda.max_memory_reserved() - before
+
+    trained(2**34)  # libraries take their workspaces
+    whole, settings, needed = trained(2**34)
+    assert not settings.halved
+    halved, settings, _ = trained(0.8 * needed)
+    assert settings.halved and "out of memory" in capsys.readouterr().err
+    for name, tensor in whole.items():
+        torch.testing.assert_close(halved[name], tensor, rtol=1e-3, atol=1e-5)
+    with pytest.raises(faults.Stopped, match="lower --micro-batch-tokens"):
+        trained(0.2 * needed)
 
 
 @torch.no_grad()

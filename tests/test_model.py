@@ -113,8 +113,9 @@ def test_large_weights_are_packed_where_onednn_is():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [1.0, 1e-3, 0.0, 1e4])
-def test_the_norm_of_a_step_is_the_models(size):
+def test_the_norm_of_a_step_is_the_models(size, monkeypatch):
     """Also where eps is most of it, and at zero; its weights are left for the product that follows."""
+    monkeypatch.setattr(decoder, "fused", lambda function, device: function)  # what has a GPU's norm runs here
     place = torch.float32, torch.device("cpu")
     norm, x = torch.nn.RMSNorm(24, eps=1e-5), size * torch.randn(7, 3, 24)
     norm.weight.copy_(torch.rand(24) + 0.5)
@@ -126,7 +127,19 @@ def test_the_norm_of_a_step_is_the_models(size):
     on_gpu, in_bfloat16 = (torch.float32, torch.device("cuda")), (torch.bfloat16, place[1])
     for of, where in ((norm, on_gpu), (norm, in_bfloat16), (layer, place), (torch.nn.RMSNorm(24), place)):
         whole = decoder.Norm(of, *where)  # the last has an eps of its own dtype's
-        assert whole.scale is None and torch.equal(whole(x), of(x))
+        assert whole.scale is None and torch.equal(whole(x), of(x).to(where[0]))
+
+
+@torch.no_grad()
+def test_queries_and_keys_are_turned_as_the_model_turns_them():
+    norm, heads = torch.nn.RMSNorm(8, eps=1e-4), torch.randn(5, 3, 8)
+    norm.weight.copy_(torch.rand(8) + 0.5)
+    cosine, sine = model.waves(torch.rand(5, 1, 4))
+    floor, scale = torch.tensor((8 * 1e-4) ** 0.5), 8**0.5 * norm.weight.expand(3, -1)
+    expected = model.rotate(norm(heads), cosine, sine)
+    torch.testing.assert_close(decoder.turn(heads, floor, scale, cosine, sine), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(decoder.turn(heads, floor, scale, None, None), norm(heads), rtol=1e-5, atol=1e-6)
+    assert torch.equal(decoder.turn(heads, floor, None, cosine, sine), model.rotate(heads, cosine, sine))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ TESTS = [
     "interop",
 ]  # fmt: skip
 CHECKERS = {"ruff": ["ruff check .", "ruff format --check ."], "mypy": ["mypy"]}
-LINE = re.compile(r"([\w.-]+)(\[\w+\])?(?:==([\w.]+)|>=([\w.]+),<([\w.]+))\s*(?:#.*)?")
+LINE = re.compile(r"([\w.-]+)(\[\w+\])?(?:==([\w.]+)|>=([\w.]+),<([\w.]+))\s*(?:;[^#]*)?(?:#.*)?")
 
 
 def bounds(root: Path = ROOT) -> dict[str, tuple[str, str]]:

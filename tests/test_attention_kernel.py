@@ -1,0 +1,103 @@
+"""attention_kernel.py on a CPU, by Triton's interpreter: against a slow reading of each row alone, and in whole rollouts.
+
+On a GPU the kernel itself is tested: tests/test_gpu.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+# Prompts, samples, heads, kv heads, d_head, longest prompt, room for new tokens, columns written, samples in a program
+SHAPES = [
+    (3, 4, 4, 2, 24, 70, 90, 66, 0),
+    (2, 8, 4, 4, 8, 5, 9, 0, 1),
+    (2, 5, 8, 2, 32, 130, 140, 70, 2),
+    (1, 1, 4, 2, 16, 3, 4, 2, 0),
+    (2, 3, 32, 1, 16, 64, 65, 64, 0),  # more heads to a key than a program has rows for two samples
+]
+
+
+def one_step(attend, dtype, prompts, samples, heads, kv_heads, d_head, longest, room, column, together) -> None:
+    """Some rows have left; in the caches is noise where nothing has been written."""
+    kept = torch.rand(prompts * samples) < 0.8
+    kept[0] = True
+    slot_of_row = kept.nonzero()[:, 0]
+    row_of_slot = torch.full_like(kept, -1, dtype=torch.long)
+    row_of_slot[slot_of_row] = torch.arange(len(slot_of_row))
+    of_prompt = torch.randint(1, longest + 1, (prompts,))
+    prompt_keys, prompt_values = torch.randn(2, prompts * kv_heads, longest, d_head).to(dtype)
+    keys, values = torch.randn(2, prompts * kv_heads * samples, room, d_head).to(dtype)
+    query, new_key = torch.randn(len(slot_of_row), heads + kv_heads, d_head).split((heads, kv_heads), dim=1)
+    new_value = torch.randn(len(slot_of_row), kv_heads, d_head).to(dtype)
+    before = keys.clone(), values.clone()
+    found = attend(
+        query, new_key, new_value, prompt_keys, prompt_values, keys, values,
+        of_prompt[slot_of_row // samples], row_of_slot, torch.tensor([column]), together,
+    )  # fmt: skip
+    expected_keys, expected_values = before[0].clone(), before[1].clone()
+    for row, slot in enumerate(slot_of_row.tolist()):
+        prompt, sample = divmod(slot, samples)
+        for head in range(heads):
+            kv = head // (heads // kv_heads)
+            of_all, own = prompt * kv_heads + kv, (prompt * kv_heads + kv) * samples + sample
+            expected_keys[own, column], expected_values[own, column] = new_key[row, kv], new_value[row, kv]
+            end = int(of_prompt[prompt])
+            key = torch.cat((prompt_keys[of_all, :end], expected_keys[own, : column + 1])).float()
+            value = torch.cat((prompt_values[of_all, :end], expected_values[own, : column + 1])).float()
+            weights = (query[row, head].to(dtype).float() @ key.T / d_head**0.5).softmax(-1)
+            tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+            read = found[row, head * d_head : (head + 1) * d_head].float()
+            torch.testing.assert_close(read, weights @ value, rtol=tolerance, atol=tolerance)
+    assert torch.equal(keys, expected_keys) and torch.equal(values, expected_values), "the newest alone are written"
+
+
+def whole_rollouts(attend) -> None:
+    """Rows that end at every step, and are packed: with the kernel the same tokens as without."""
+    import attention
+    import model
+    import sample
+    from temperature_head import TemperatureHead
+
+    shape = dict(vocab_size=40, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_mlp=48, max_length=64)
+    transformer, head = model.Transformer(model.Config(**shape, qk_norm=True)), TemperatureHead(32)
+    with torch.no_grad():
+        transformer.unembedding.weight.mul_(4)
+    prompts = [[3, 7, 1], [9], [4, 5, 3, 8, 8, 2]]
+
+    def draw():
+        generator = torch.Generator().manual_seed(0)
+        return sample.generate(transformer, head, prompts, 5, 16, {1, 2}, generator, keep_hidden=True)
+
+    without = draw()
+    attention.step_kernel = lambda device: attend
+    found = draw()
+    assert len(set(without.mask.sum(1).tolist())) > 5, "the test wants rows of many lengths"
+    assert torch.equal(found.tokens, without.tokens)
+    torch.testing.assert_close(found.hidden, without.hidden, rtol=1e-3, atol=1e-5)
+
+
+def worker() -> None:
+    import attention_kernel
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float16):  # the interpreter rounds bfloat16 in a way of its own
+        for shape in SHAPES:
+            one_step(attention_kernel.attend, dtype, *shape)
+    whole_rollouts(attention_kernel.attend)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernel itself is tested: test_gpu.py")
+def test_the_kernel_reads_what_each_row_reads_alone():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}  # before Triton is imported
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    worker()
