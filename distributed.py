@@ -15,6 +15,7 @@ What that costs, and when to leave it for something else: docs/scaling.md.  In a
 
 import copy
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -59,10 +60,18 @@ def start(device: str) -> str:
 
 
 def stop() -> None:
-    """Leave together: a connection that the other end has closed can abort a process that is still at work."""
+    """End this process, as one of several, after all have come here: nothing of it is run after this.
+
+    Together, because a connection that the other end has closed can abort a process that is still at work.  And at once: torch
+    keeps the group in caches of its own (of what is sharded; as defaults of torch.distributed.nn's functions), so that its
+    threads live on while Python takes itself apart, and abort it now and then.
+    """
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def wait() -> None:
