@@ -3,25 +3,46 @@
     Cache      sampling: a new token a row reads its prompt, held once for all samples of the prompt, and its completion
     Packed     training: prompts once, the completions behind them, and no padding between
 
-A layer hands over its queries, keys and values, and gets back what each position has read.  This file imports nothing
-local.
+A layer hands over its queries, keys and values, and gets back what each position has read.  A decode step's is one kernel on
+CUDA (attention_kernel.py), and products everywhere else.
 """
 
+import functools
+import importlib.util
 import itertools
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+@functools.cache
+def builds_kernels(device: str) -> bool:
+    """Whether kernels are written and compiled for the device: CUDA, with Triton, a C compiler and Python's headers at hand."""
+    if device != "cuda":
+        return False
+    wanted = {
+        "Triton": importlib.util.find_spec("triton"),
+        "a C compiler": os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"),
+        "Python.h": (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file(),
+    }
+    missing = [name for name, there in wanted.items() if not there]
+    if missing:
+        print(f"without {' and '.join(missing)} rollouts on CUDA take longer, more than twice as long", file=sys.stderr)
+    return not missing
+
+
 def step_kernel(device: torch.device):
-    """attention_kernel.py's `attend`, one kernel for a decode step; None on a CPU, and where there is no Triton."""
-    if device.type != "cuda":
+    """attention_kernel.py's `attend`, one kernel for a decode step; None where there can be none."""
+    if not builds_kernels(device.type):
         return None
-    try:
-        from attention_kernel import attend
-    except ImportError:
-        return None
+    from attention_kernel import attend
+
     return attend
 
 

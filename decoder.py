@@ -11,22 +11,20 @@ one for each of the three functions below, which between two products would be t
 """
 
 import functools
-import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention import Cache
+from attention import Cache, builds_kernels
 from model import WideProduct, rotate, waves
 
 
 @functools.cache
 def fused(function, device: str):
-    """`function` as one kernel, on CUDA where there is Triton to write it; compiled twice: for so many rows, then for any."""
-    can = device == "cuda" and importlib.util.find_spec("triton") is not None
-    return torch.compile(function) if can else function
+    """`function` as one kernel, where there are kernels; compiled twice: for so many rows, then for any number."""
+    return torch.compile(function) if builds_kernels(device) else function
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -99,5 +99,21 @@ def test_the_kernel_reads_what_each_row_reads_alone():
     assert done.returncode == 0, done.stderr
 
 
+def test_where_kernels_cannot_be_built_it_is_said_once(monkeypatch, capsys):
+    import attention
+
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    attention.builds_kernels.cache_clear()
+    try:
+        assert (
+            attention.step_kernel(torch.device("cuda")) is None and attention.step_kernel(torch.device("cuda")) is None
+        )
+        assert capsys.readouterr().err.count("a C compiler") == 1
+        assert attention.step_kernel(torch.device("cpu")) is None and not capsys.readouterr().err
+    finally:
+        attention.builds_kernels.cache_clear()
+
+
 if __name__ == "__main__":
     worker()
