@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def builds_kernels(device: str) -> bool:
     return not missing
 
 
-def step_kernel(device: torch.device):
+def step_kernel(device: torch.device) -> Callable | None:
     """attention_kernel.py's `attend`, one kernel for a decode step; None where there can be none."""
     if not builds_kernels(device.type):
         return None
@@ -69,11 +70,11 @@ class Cache:
 
     Completions sit in P * G slots, a prompt's side by side.  Rows leave by `keep`, at no cost to the rows that stay; slots
     are packed anew where that saves a quarter of them.  `attend` never waits for the device, and from one `keep` to the next
-    its shapes and addresses stay the same for `stride` tokens, so that a step can be captured as a CUDA graph.
+    its shapes and addresses stay the same (without the kernel: for `stride` tokens), so that a step can be captured as a graph.
     """
 
     def __init__(self, lengths: Tensor, samples: int, max_new_tokens: int, dtype=torch.float32, stride: int = 1):
-        """lengths (P,) of the prompts.  Attention reads completions up to a multiple of `stride` tokens."""
+        """lengths (P,) of the prompts.  Without the kernel attention reads completions up to a multiple of `stride` tokens."""
         device, prompts, longest = lengths.device, len(lengths), int(lengths.max())
         self.kernel = step_kernel(device)
         self.dtype, self.max_new_tokens, self.stride = dtype, max_new_tokens, stride
@@ -84,7 +85,7 @@ class Cache:
         self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
         self.longest, self.prompts_read = longest, 0
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
-        # (P * G,), -1 in an empty slot; None: the same.
+        # (P * G,), -1 in an empty slot; None: row i is in slot i.
         self.row_of_slot: Tensor | None = None if self.kernel is None else self.slot_of_row
         self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
         self.column = torch.full((1,), -1, device=device)  # of the newest token in its completion

@@ -75,6 +75,16 @@ def attend_kernel(
     tl.store(values + to, new_value, once)
 
 
+def tile(row_bytes: int) -> tuple[int, int]:
+    """Keys that a program reads at once, and how many reads are under way: both in a multiprocessor's shared memory, which on
+    most cards has 99 KiB for a program.
+
+    >>> tile(2 * 128), tile(4 * 128), tile(4 * 256)
+    ((64, 3), (32, 3), (32, 2))
+    """
+    return 64 if row_bytes <= 256 else 32, 3 if row_bytes <= 512 else 2
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor,
     lengths: Tensor, row_of_slot: Tensor, column: Tensor, together: int = 0,
@@ -89,10 +99,12 @@ def attend(
     group, prompts = heads // kv_heads, len(prompt_keys) // kv_heads
     samples, width = len(row_of_slot) // prompts, max(16, triton.next_power_of_2(d_head))
     together = min(samples, together or max(1, 16 // group))
+    block, stages = tile(keys.element_size() * width)
     out = query.new_empty(rows, heads * d_head, dtype=keys.dtype)
     attend_kernel[(prompts * kv_heads * triton.cdiv(samples, together),)](
         query, key, value, query.stride(0), key.stride(0), value.stride(0), prompt_keys, prompt_values, keys, values,
         lengths, row_of_slot, column, out, d_head**-0.5 * 1.4426950408889634, samples, kv_heads, prompt_keys.shape[1],
-        keys.shape[1], group, together, max(16, triton.next_power_of_2(together * group)), d_head, width, 64,
+        keys.shape[1], group, together, max(16, triton.next_power_of_2(together * group)), d_head, width, block,
+        num_stages=stages,
     )  # fmt: skip
     return out

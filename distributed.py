@@ -48,7 +48,7 @@ def start(device: str) -> str:
         return device
     on_cuda = device.startswith("cuda")
     if on_cuda:
-        here, there_are = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        here, there_are = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if here > there_are:
             raise ValueError(f"{here} processes, and {there_are} CUDA devices here: --nproc-per-node={there_are}")
         device = f"cuda:{os.environ['LOCAL_RANK']}"

@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=96, help="d_model, a multiple of 24")
     parser.add_argument("--layers", type=int, default=4, help="of these with 4 heads each")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a wider model")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a wider model; auto")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
     arguments = parser.parse_args()
     if not arguments.out:
@@ -203,7 +203,7 @@ def main() -> None:
     if arguments.width < 24 or arguments.width % 24:
         parser.exit(2, f"pretrain.py: --width {arguments.width} is no multiple of 24\n")
     try:
-        model.choose_device(arguments.device)
+        arguments.device = model.choose_device(arguments.device)
     except ValueError as error:
         parser.exit(2, f"pretrain.py: --device: {error}\n")
     try:

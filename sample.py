@@ -11,6 +11,7 @@ import codecs
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 # Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
@@ -99,7 +100,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     return torch.cat(token), torch.cat(log_prob), torch.cat(entropy)
 
 
-def inverter(device: str, vocabulary: int):
+def inverter(device: str, vocabulary: int) -> Callable:
     """`invert`; for large vocabularies on CUDA compiled, into three passes over the logits where there are fifteen."""
     return fused(invert, device) if vocabulary > 8 * BLOCK else invert
 
@@ -305,6 +306,7 @@ def main() -> None:
         device = model.choose_device(arguments.device)
         folder = weights.find_folder(arguments.model)
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
+        transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
         policy = baselines.make(arguments.policy, folder, device)
         prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
         generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)

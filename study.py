@@ -94,6 +94,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None,
         "trial": trial._asdict(),
         "split": asked.split,
         "skip": asked.skip,
+        "device": device.split(":")[0],
         "weights": weights_of(trial.base),
         "metrics": metrics,
     }
@@ -127,9 +128,9 @@ def problems_of(result: dict) -> Asked:
     return Asked(result.get("split", "test"), len(successes), result.get("skip", 0))  # older results name neither
 
 
-def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:
-    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems and base
-    model: that of `pretrain.py` comes out a little different on another machine.
+def restore(file: Path, todo: list[Trial], root: Path, asked: Asked, device: str = "cpu") -> None:
+    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems, device and
+    base model: that of `pretrain.py` comes out a little different on another machine.
 
     Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
     """
@@ -138,13 +139,15 @@ def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:
     weights = {trial.base: weights_of(trial.base) for trial in todo}
 
     def same(trial: Trial, result: dict) -> bool:
+        if result.get("device", "cpu") != device.split(":")[0]:
+            return False
         settings = result["trial"] | {"base": trial.base} == trial._asdict()  # wherever it lies
         return settings and problems_of(result) == asked and result.get("weights") == weights[trial.base]
 
     of_todo = [(trial, kept[trial[:3]]) for trial in todo if trial[:3] in kept]
     used = {trial[:3]: result for trial, result in of_todo if same(trial, result)}
     if len(used) < len(of_todo):
-        other = "are of other settings, problems or base weights, or do not say of which: they do not count"
+        other = "are of other settings, problems, device or base weights, or do not say of which: they do not count"
         print(f"study.py: {len(of_todo) - len(used)} trials of {file} {other}", file=sys.stderr)
     needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in used}
     for trial in todo:
@@ -287,7 +290,7 @@ def main() -> None:
         parser.exit(2, f"study.py: --skip {asked.skip}: there are {there_are} {asked.split} problems\n")
     if arguments.done:
         try:
-            restore(Path(arguments.done), todo, root, asked)
+            restore(Path(arguments.done), todo, root, asked, device)
         except (OSError, ValueError) as error:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
@@ -300,6 +303,8 @@ def main() -> None:
             parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
         if result.get("weights", weights) != weights:
             parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
+        if result.get("device", "cpu") != device.split(":")[0]:
+            parser.exit(2, f"study.py: {file} is of --device {result.get('device', 'cpu')}: another --out\n")
         if there != asked:
             parser.exit(2, f"study.py: {file} is of {there}, not of {asked}: flags as there, or another --out\n")
     for trial in [] if arguments.list else todo:

@@ -1,5 +1,6 @@
 """distributed.py: two processes (gloo, on the CPU) take the step of one; and whole runs under torchrun."""
 
+import atexit
 import doctest
 import os
 import re
@@ -144,6 +145,7 @@ def worker(folder: str, out: str) -> None:
     results += [traffic(is_sharded) for is_sharded in (False, True)]
     if distributed.is_first():
         torch.save(results, out)
+    atexit.register(print, "Python takes itself apart")
     distributed.stop()
 
 
@@ -153,6 +155,7 @@ def results(base, tmp_path_factory) -> list:
     out = tmp_path_factory.mktemp("results") / "results.pt"
     done = torchrun(Path(__file__), base, out)
     assert done.returncode == 0, done.stderr
+    assert "apart" not in done.stdout, "a process ends where it has stopped"
     return torch.load(out, weights_only=True)
 
 
@@ -234,6 +237,26 @@ def test_a_mistake_under_torchrun_is_one_line(base, tmp_path):
 def test_flags_that_need_several_processes():
     with pytest.raises(ValueError, match="--shard needs several processes: torchrun"):
         config.validate(config.Config(shard=True, out="runs/none"))
+
+
+def test_more_processes_than_gpus_are_one_line(monkeypatch):
+    for name, value in dict(WORLD_SIZE=2, RANK=0, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="2 processes, and 1 CUDA devices here: --nproc-per-node=1"):
+        distributed.start("cuda")
+
+
+@pytest.mark.parametrize("device, backend", [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+def test_the_backend_is_the_devices(device, backend, monkeypatch):
+    """Left to itself torch takes NCCL wherever there is a GPU, and has none for tensors on the CPU."""
+    for name, value in dict(WORLD_SIZE=2, RANK=1, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2).items():
+        monkeypatch.setenv(name, str(value))
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda place: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, timeout: asked.append(name))
+    assert distributed.start(device) == ("cuda:1" if device == "cuda" else "cpu") and asked == [backend]
 
 
 def test_processes_ask_different_problems_and_draw_differently(monkeypatch):

@@ -1,9 +1,11 @@
 """What only a CUDA device can show; skipped where there is none."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
+from test_attention_kernel import SHAPES, one_step
 
 import attention
 import decoder
@@ -40,11 +42,15 @@ def rollout_of(transformer, head, seed=0, new=32, ends=frozenset({7})):
 
 @pytest.fixture
 def both():
+    return made(CONFIG)
+
+
+def made(config: model.Config) -> tuple[model.Transformer, TemperatureHead]:
     torch.manual_seed(0)
-    transformer = model.Transformer(CONFIG).cuda()
+    transformer = model.Transformer(config).cuda()
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    return transformer, TemperatureHead(CONFIG.d_model).cuda()
+    return transformer, TemperatureHead(config.d_model).cuda()
 
 
 @pytest.fixture(params=["kernel", "products"])
@@ -53,7 +59,7 @@ def attends(request, monkeypatch) -> str:
     if request.param == "products":
         monkeypatch.setattr(attention, "step_kernel", lambda device: None)
     else:
-        pytest.importorskip("triton")
+        assert attention.step_kernel(torch.device("cuda")), "what it needs is missing: see attention.builds_kernels"
     return request.param
 
 
@@ -73,9 +79,31 @@ def test_replayed_log_probs_equal_those_of_the_rollout(both, attends, dtype, tol
         assert not ends & set(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
 
 
+GPT2 = dict(norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True, n_kv_heads=8)
+
+
+@pytest.mark.parametrize("switches", [{}, dict(qkv_bias=True), GPT2], ids=["Llama", "Qwen2", "GPT-2"])
+@pytest.mark.parametrize("dtype, tolerance", [(None, 1e-3), (torch.bfloat16, 0.1)])
+@torch.no_grad()
+def test_other_families_replay_too(attends, switches, dtype, tolerance):
+    transformer, head = made(dataclasses.replace(CONFIG, **{"qk_norm": False} | switches))
+    transformer.compute_dtype = dtype
+    rollout = rollout_of(transformer, head, ends=SOME_END)
+    gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
+    assert gap.mean() < tolerance / 5 and gap.max() < tolerance * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 8, 16, 8, 128, 70, 90, 66, 0), (2, 8, 8, 2, 256, 70, 90, 66, 0)])
+def test_the_kernel_reads_what_each_row_reads_alone(dtype, shape):
+    torch.manual_seed(0)
+    one_step(attention.step_kernel(torch.device("cuda")), dtype, "cuda", *shape)
+
+
 @torch.no_grad()
 def test_the_kernel_draws_the_tokens_that_products_draw(both, monkeypatch):
     """In float32 the two differ in the last digits, and no draw is as close as that."""
+    assert attention.step_kernel(torch.device("cuda"))
     with_kernel = rollout_of(*both, new=64, ends=SOME_END)
     monkeypatch.setattr(attention, "step_kernel", lambda device: None)
     without = rollout_of(*both, new=64, ends=SOME_END)
@@ -105,6 +133,7 @@ def test_fused_functions_are_the_functions(function):
             decoder.gated: (torch.randn(rows, 128, device="cuda").bfloat16(),),
         }[function]
         expected = function(*given)
+        assert decoder.fused(function, "cuda") is not function
         torch.testing.assert_close(decoder.fused(function, "cuda")(*given), expected, rtol=1e-2, atol=1e-2)
 
 

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 
 import pretrain
 import tasks
@@ -27,6 +28,27 @@ def test_a_slip_is_written_and_the_trace_goes_on_from_there(numbers):
             pool.remove(right)
             pool.append(shown)
         assert len(pool) == 1
+
+
+def test_a_model_of_any_width():
+    wider = pretrain.new_model(257, 0, width=48, layers=3)
+    assert (wider.config.d_model, wider.config.n_layers, wider.config.d_head, wider.config.d_mlp) == (48, 3, 12, 128)
+    assert wider(torch.tensor([[1, 2, 3]])).shape == (1, 3, 48)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--width", "100"], "--width 100 is no multiple of 24"),
+        (["--layers", "0"], "--layers are at least 1"),
+        (["--device", "abacus"], "--device: device 'abacus' is not on this machine"),
+    ],
+)
+def test_what_it_is_asked_is_one_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["pretrain.py", "--out", str(tmp_path / "model"), *words])
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main()
+    assert ended.value.code == 2 and said in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 
 def test_slips_come_at_their_rate():

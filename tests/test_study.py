@@ -175,6 +175,9 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     (tmp_path / "elsewhere" / "frozen" / "fixed-0.7" / "seed-1" / "result.json").unlink()
     assert done("--base", os.path.relpath(base)) == all_of_them, "wherever the base lies"
     shutil.rmtree(tmp_path / "elsewhere")
+    with monkeypatch.context() as there:
+        there.setattr(model, "choose_device", lambda name: name)
+        assert done("--device", "cuda") == set(), "in bfloat16 it is another trial"
     changed = model.load(shutil.copytree(base, tmp_path / "other"))
     assert done("--base", str(tmp_path / "other")) == all_of_them, "whatever its folder is called"
     shutil.rmtree(tmp_path / "elsewhere")
@@ -340,7 +343,9 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
         (["--base", "changed"], "is of another base model than changed"),
         (["--base", base, "--out", "damaged"], "damaged/3e-5/fixed-0.7/seed-0/result.json is damaged"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
+        (["--base", base, "--device", "cuda"], "result.json is of --device cpu: another --out"),
     ):
+        monkeypatch.setattr(model, "choose_device", lambda name: name)
         monkeypatch.setattr(sys, "argv", [*words, *more])
         with pytest.raises(SystemExit) as ended:
             study.main()
