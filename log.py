@@ -42,8 +42,10 @@ def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks
             metrics[f"tau_by_entropy/{low}"] = float(inside.mean())
     if problems[0].kind in tasks.GENERATED:
         of_kind: dict[str, list[float]] = {}
-        for ids, row, keep in zip(rollout.completions(), rollout.temperatures, rollout.mask):
-            pieces = [vocabulary.decode([token]) for token in ids]
+        completions = rollout.completions()
+        text = {token: vocabulary.decode([token]) for token in set().union(*completions)}
+        for ids, row, keep in zip(completions, rollout.temperatures, rollout.mask):
+            pieces = [text[token] for token in ids]
             kinds = iter(tasks.trace_classes("".join(pieces)))
             for piece, tau in zip(pieces, row[keep].tolist()):  # a token counts as what its first character is
                 kind = [next(kinds) for _ in piece][:1]
