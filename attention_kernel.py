@@ -11,6 +11,8 @@ waits for that write.  Only columns that are written are read, however many ther
 Triton comes with torch on Linux.  tests/test_attention_kernel.py runs it on a CPU, by Triton's interpreter.
 """
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -42,12 +44,13 @@ def attend_kernel(
     lengths, row_of_slot, column, out, scale, samples, kv_heads, longest, room,
     GROUP: tl.constexpr, TOGETHER: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """A program's rows are r = sample * GROUP + head of the group; scores are in bits, for exp2."""
     chunks = tl.cdiv(samples, TOGETHER)
     program, written = tl.program_id(0), tl.load(column)  # columns that are there already
     head = program // chunks  # prompt * kv_heads + kv head
     kv, prompt, chunk = head % kv_heads, head // kv_heads, program % chunks
     r, d = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    sample, of_group = chunk * TOGETHER + r // GROUP, kv * GROUP + r % GROUP
+    sample, of_group = chunk * TOGETHER + r // GROUP, kv * GROUP + r % GROUP  # of the prompt; of all heads
     real = (r < TOGETHER * GROUP) & (sample < samples)
     row = tl.load(row_of_slot + prompt * samples + sample, real, -1)  # -1: nobody's slot
     real = real & (row >= 0)
@@ -103,7 +106,7 @@ def attend(
     out = query.new_empty(rows, heads * d_head, dtype=keys.dtype)
     attend_kernel[(prompts * kv_heads * triton.cdiv(samples, together),)](
         query, key, value, query.stride(0), key.stride(0), value.stride(0), prompt_keys, prompt_values, keys, values,
-        lengths, row_of_slot, column, out, d_head**-0.5 * 1.4426950408889634, samples, kv_heads, prompt_keys.shape[1],
+        lengths, row_of_slot, column, out, d_head**-0.5 / math.log(2), samples, kv_heads, prompt_keys.shape[1],
         keys.shape[1], group, together, max(16, triton.next_power_of_2(together * group)), d_head, width, block,
         num_stages=stages,
     )  # fmt: skip
