@@ -29,10 +29,9 @@ from fractions import Fraction
 from grammar import INFINITY, Undecided, negative
 from spelling import FUNCTIONS, TRIGONOMETRIC
 
-IN_PROCESS_SECONDS, VERDICT_SECONDS = (
-    0.3,
-    0.75,
-)  # for what runs in this process, and for a verdict with the worker's part
+# For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine; and for a verdict with
+# the worker's part, by the clock.
+IN_PROCESS_SECONDS, VERDICT_SECONDS = 0.3, 0.75
 WORKER_BYTES = 512 * 2**20
 AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
 WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}  # are compared at whole numbers
@@ -44,9 +43,15 @@ class NeedsSympy(Undecided):
 
 
 class Local(threading.local):
-    """For each thread the time at which its verdict is due, and its arithmetic."""
+    """For each thread when its verdict was begun, by the clock, at which time of its own it is due, and its arithmetic."""
 
-    deadline, mp = float("inf"), None
+    begun, deadline, mp = float("inf"), float("inf"), None
+
+    def begin(self) -> None:
+        self.begun, self.deadline = time.perf_counter(), time.thread_time() + IN_PROCESS_SECONDS
+
+    def end(self) -> None:
+        self.begun = self.deadline = float("inf")
 
 
 local = Local()
@@ -55,17 +60,18 @@ local = Local()
 def arithmetic():
     """This thread's mpmath. The import, once in a process, does not count as time of the verdict that needs it."""
     if local.mp is None:
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.thread_time()
         import mpmath  # comes with sympy; not imported before a value is needed
 
         local.mp = mpmath.MPContext()
         local.mp.dps = 150
-        local.deadline += time.perf_counter() - start
+        local.begun += time.perf_counter() - start
+        local.deadline += time.thread_time() - own
     return local.mp
 
 
 def check_time() -> None:
-    if time.perf_counter() > local.deadline:
+    if time.thread_time() > local.deadline:
         raise Undecided("no time left")
 
 
@@ -250,7 +256,7 @@ def ask_sympy(left: tuple, right: tuple) -> bool:
     worker, answer = idle.pop() if idle else start_worker(), ""
     with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
         selector.register(worker.stdout, selectors.EVENT_READ)
-        due = min(local.deadline - IN_PROCESS_SECONDS, time.perf_counter()) + VERDICT_SECONDS
+        due = min(local.begun, time.perf_counter()) + VERDICT_SECONDS
         if not worker.is_ready:
             if not selector.select(max(0, due - time.perf_counter())):
                 idle.append(worker)  # not killed: it only has to import sympy once

@@ -45,7 +45,7 @@ from grammar import (
     parse,
 )
 from spelling import PLAIN, normalise, words
-from values import IN_PROCESS_SECONDS, check_time, local, proportional, same_value, walk
+from values import check_time, local, proportional, same_value, walk
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 
@@ -277,7 +277,7 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
         return False, "no answer"
     if left == right:
         return True, "text"
-    local.deadline = time.perf_counter() + IN_PROCESS_SECONDS
+    local.begin()
     try:
         left, right = normalise(left), normalise(right)
         if not is_arithmetic and words(left) and words(left) == words(right):
@@ -288,7 +288,7 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         return False, f"not decided: {error}"
     finally:
-        local.deadline = float("inf")
+        local.end()
 
 
 # 5. The interface.
