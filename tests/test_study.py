@@ -448,6 +448,7 @@ def test_a_difference_is_of_the_same_problems():
         ("trials-countdown", "countdown:3", trials.ALL),
         ("trials-modular", "modular", trials.ALL),
         ("fresh-modular", "modular", trials.ALL),
+        ("trials-large", "modular", trials.ALL),
         (
             "trials-modular-first",
             "countdown:3",
