@@ -141,7 +141,8 @@ def test_threads():
     verdicts = {}
 
     def ask(number):
-        verdicts[number] = settled(r"\int_0^1 x dx", f"{number}/2"), is_equivalent(f"x+{number}", f"{number}+x")
+        asked = settled if number == 1 else is_equivalent  # who waits for a yes
+        verdicts[number] = asked(r"\int_0^1 x dx", f"{number}/2"), is_equivalent(f"x+{number}", f"{number}+x")
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in (1, 2, 3)]
     for thread in threads:
