@@ -64,7 +64,7 @@ def stop() -> None:
 
     Together, because a connection that the other end has closed can abort a process that is still at work.  And at once: torch
     keeps the group in caches of its own (of what is sharded; as defaults of torch.distributed.nn's functions), so that its
-    threads live on while Python takes itself apart, and abort it now and then.
+    threads live on while Python takes itself apart: the likely reason that one was aborted there now and then.
     """
     if dist.is_initialized():
         dist.barrier()

@@ -11,7 +11,6 @@ import codecs
 import math
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 # Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
@@ -92,17 +91,13 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     tau = 0 takes the argmax, the first of equals, with probability 1.
     """
     drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
-    draw = inverter(logits.device.type, logits.shape[1])
+    large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled, three passes over the logits where there are fifteen
+    draw = fused(invert, logits.device.type) if large else invert
     rows = max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) <= rows:
         return draw(*drawn)
     token, log_prob, entropy = zip(*(draw(*part) for part in zip(*(whole.split(rows) for whole in drawn))))
     return torch.cat(token), torch.cat(log_prob), torch.cat(entropy)
-
-
-def inverter(device: str, vocabulary: int) -> Callable:
-    """`invert`; for large vocabularies on CUDA compiled, into three passes over the logits where there are fifteen."""
-    return fused(invert, device) if vocabulary > 8 * BLOCK else invert
 
 
 def invert(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:

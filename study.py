@@ -44,17 +44,22 @@ from trials import Size, Trial, folder_of
 
 
 class Asked(NamedTuple):
-    """The problems that a trial is evaluated on."""
+    """The problems that a trial is evaluated on, and where it runs."""
 
     split: str
     problems: int
     skip: int = 0  # so many before these
+    device: str = "cpu"
 
     def __str__(self) -> str:
-        return f"{self.problems} {self.split} problems" + f" after the first {self.skip}" * (self.skip > 0)
+        skipped, where = (
+            f" after the first {self.skip}" * (self.skip > 0),
+            f" on {self.device}" * (self.device != "cpu"),
+        )
+        return f"{self.problems} {self.split} problems{skipped}{where}"
 
 
-def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None, device: str = "cpu") -> dict:
+def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
     """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done.
 
     `again`, a folder of trained trials: nothing is trained, and its own policy alone evaluated."""
@@ -68,7 +73,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None,
     if again and trial.flags is not None:
         source = folder_of(trial, again)
     elif trial.flags is not None:
-        words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
+        words = dict(out=folder, seed=trial.seed, device=asked.device, model=source, policy=trial.policy) | trial.flags
         c = config.parse(
             [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         )
@@ -82,28 +87,21 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None,
         if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
             raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
-    transformer, vocabulary = model.load(source, device), tokenizer.load(source)
-    transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
+    transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
+    transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
-    policies = {"own": baselines.make(trial.policy, source, device)}
+    policies = {"own": baselines.make(trial.policy, source, asked.device)}
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        policies |= {name: baselines.make(name, device=device) for name in ("0.3", "0.7", "greedy")}
+        policies |= {name: baselines.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
     policies["own"].unembed = transformer.unembed
-    result = {
-        "trial": trial._asdict(),
-        "split": asked.split,
-        "skip": asked.skip,
-        "device": device.split(":")[0],
-        "weights": weights_of(trial.base),
-        "metrics": metrics,
-    }
-    result["evaluations"] = {}
+    evaluations = {}
     for name, policy in policies.items():
         length = tasks.completion_length(problems[0])
         of = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
-        successes = of.correct.sum(1).astype(int).tolist()
-        result["evaluations"][name] = of.summary() | {"successes": successes}
+        evaluations[name] = of.summary() | {"successes": of.correct.sum(1).astype(int).tolist()}
+    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
+    result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations=evaluations)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
     return result
@@ -125,10 +123,11 @@ def weights_of(base: str) -> str:
 def problems_of(result: dict) -> Asked:
     """What it was evaluated on; KeyError or TypeError where it is no result."""
     successes = result["evaluations"]["own"]["successes"]
-    return Asked(result.get("split", "test"), len(successes), result.get("skip", 0))  # older results name neither
+    of = result.get("split", "test"), len(successes), result.get("skip", 0), result.get("device", "cpu")
+    return Asked(*of)  # older results do not name all
 
 
-def restore(file: Path, todo: list[Trial], root: Path, asked: Asked, device: str = "cpu") -> None:
+def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:
     """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems, device and
     base model: that of `pretrain.py` comes out a little different on another machine.
 
@@ -139,8 +138,6 @@ def restore(file: Path, todo: list[Trial], root: Path, asked: Asked, device: str
     weights = {trial.base: weights_of(trial.base) for trial in todo}
 
     def same(trial: Trial, result: dict) -> bool:
-        if result.get("device", "cpu") != device.split(":")[0]:
-            return False
         settings = result["trial"] | {"base": trial.base} == trial._asdict()  # wherever it lies
         return settings and problems_of(result) == asked and result.get("weights") == weights[trial.base]
 
@@ -166,9 +163,7 @@ def no_pictures():
         log.Log.report = report
 
 
-def run_all(
-    todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None, device: str = "cpu"
-) -> list[dict]:
+def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread, on a GPU all on the same; results in the order of `todo`."""
     results: dict[tuple, dict] = {}
     depth: dict[tuple, tuple[int, int]] = {}
@@ -179,7 +174,7 @@ def run_all(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
         for wave in waves:
-            work = [(trial, root, asked, again, device) for trial in wave]
+            work = [(trial, root, asked, again) for trial in wave]
             for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
                 results[trial[:3]] = result
                 progress.update()
@@ -208,7 +203,7 @@ def tune(root: Path, size: Size, jobs: int, device: str) -> None:
             name = " ".join((policy, *rates))
             todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
     scores: dict[str, list[tuple[float, float]]] = {}
-    for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems), jobs, device=device)):
+    for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems, device=device), jobs)):
         own = result["evaluations"]["own"]
         scores.setdefault(trial.method, []).append((100 * own["Avg@8"], 100 * own["Pass@8"]))
     print(f"Avg@8 + Pass@8 on {own['problems']} tuning problems, mean of the seeds (each seed), and Avg@8 alone")
@@ -285,12 +280,12 @@ def main() -> None:
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
     todo = [trial for trial in planned if trial.method in wanted]
     there_are = len(tasks.load(arguments.task, arguments.split, arguments.skip + size.problems))
-    asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip)
+    asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip, device)
     if asked.problems < 1:
         parser.exit(2, f"study.py: --skip {asked.skip}: there are {there_are} {asked.split} problems\n")
     if arguments.done:
         try:
-            restore(Path(arguments.done), todo, root, asked, device)
+            restore(Path(arguments.done), todo, root, asked)
         except (OSError, ValueError) as error:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
@@ -303,8 +298,6 @@ def main() -> None:
             parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
         if result.get("weights", weights) != weights:
             parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
-        if result.get("device", "cpu") != device.split(":")[0]:
-            parser.exit(2, f"study.py: {file} is of --device {result.get('device', 'cpu')}: another --out\n")
         if there != asked:
             parser.exit(2, f"study.py: {file} is of {there}, not of {asked}: flags as there, or another --out\n")
     for trial in [] if arguments.list else todo:
@@ -325,7 +318,7 @@ def main() -> None:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
         return None
     try:
-        run_all(todo, root, asked, arguments.jobs, again, device)
+        run_all(todo, root, asked, arguments.jobs, again)
     except (KeyboardInterrupt, faults.Stopped):
         parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")

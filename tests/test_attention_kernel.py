@@ -2,6 +2,7 @@
 
 On a GPU the kernel itself is tested: tests/test_gpu.py."""
 
+import doctest
 import os
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def test_it_fits_the_shared_memory_of_a_small_card(dtype, d_head):
 
     import attention_kernel
 
+    assert doctest.testmod(attention_kernel) == (0, 1)
     block, stages = attention_kernel.tile({"bf16": 2, "fp32": 4}[dtype] * d_head)
     kernel = attention_kernel.attend_kernel
     constants = dict(GROUP=2, TOGETHER=8, ROWS=16, D=d_head, WIDTH=d_head, BLOCK=block)

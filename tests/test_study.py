@@ -72,7 +72,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     """Rules have four seeds, what learns has one, for a quarter of the steps, on the tuning problems."""
     asked = []
 
-    def run_all(todo, root, problems, jobs, device):
+    def run_all(todo, root, problems, jobs):
         asked.extend((trial, *problems) for trial in todo)
         return [
             {"evaluations": {"own": {"Avg@8": 0.1 + trial.seed / 100, "Pass@8": 0.3, "problems": 7}}} for trial in todo
@@ -84,9 +84,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert len(rows) == 8 * (len(trials.TUNED) + 1)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
     assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
-    assert {(split, problems, skip, trial.task) for trial, split, problems, skip in asked} == {
-        ("tuning", 7, 0, "modular")
-    }
+    assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu")}
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
 
 
@@ -265,7 +263,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
             (Path("runs/study-quick-again/3e-5") / folder.parent.name / "seed-0/result.json").read_text()
         )
         assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
-        assert study.problems_of(result) == ("test", 3, 4) and result["weights"] == before["weights"]
+        assert study.problems_of(result) == ("test", 3, 4, "cpu") and result["weights"] == before["weights"]
         policy = baselines.make(result["trial"]["policy"], folder)
         trained = model.load(folder), tokenizer.load(folder)
         length = tasks.completion_length(problems[0])
@@ -311,7 +309,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     study.main()
     assert loaded[-1] == ("countdown:3", "tuning", 7)
     of_tuning = Path("runs/study-quick-tuning/frozen/greedy/seed-0/result.json")
-    assert study.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7, 0)
+    assert study.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7, 0, "cpu")
     monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     study.main()
     assert loaded[-1] == ("countdown:3", "test", 7)
@@ -343,7 +341,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
         (["--base", "changed"], "is of another base model than changed"),
         (["--base", base, "--out", "damaged"], "damaged/3e-5/fixed-0.7/seed-0/result.json is damaged"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
-        (["--base", base, "--device", "cuda"], "result.json is of --device cpu: another --out"),
+        (["--base", base, "--device", "cuda"], "is of 6 test problems, not of 6 test problems on cuda"),
     ):
         monkeypatch.setattr(model, "choose_device", lambda name: name)
         monkeypatch.setattr(sys, "argv", [*words, *more])
