@@ -263,6 +263,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
             (Path("runs/study-quick-again/3e-5") / folder.parent.name / "seed-0/result.json").read_text()
         )
         assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
+        assert study.problems_of(result | {"device": "cuda"}).device == "cuda"
         assert study.problems_of(result) == ("test", 3, 4, "cpu") and result["weights"] == before["weights"]
         policy = baselines.make(result["trial"]["policy"], folder)
         trained = model.load(folder), tokenizer.load(folder)
