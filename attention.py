@@ -108,12 +108,17 @@ class Cache:
         self.bias.index_fill_(1, self.column + (self.bias.shape[1] - self.max_new_tokens), 0.0)
         return self.lengths + self.column
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query (n, head, d_head), key and value (n, kv head, d_head) -> what each row has read, (n, head * d_head)."""
+    def attend(self, layer: int, heads: Tensor, turn) -> Tensor:
+        """heads (n, head + 2 kv head, d_head), queries, keys and values -> what each row has read, (n, head * d_head).
+
+        `turn` (decoder.Turn) is done to queries and keys before."""
         if self.kernel is not None:
             held = self.prompt_keys[layer], self.prompt_values[layer], self.keys[layer], self.values[layer]
-            return self.kernel(query, key, value, *held, self.lengths, self.row_of_slot, self.column)
-        (prompts, samples), (kv_heads, d_head) = self.shape, key.shape[1:]
+            return self.kernel(heads, turn, *held, self.lengths, self.row_of_slot, self.column)
+        (prompts, samples), d_head = self.shape, heads.shape[-1]
+        kv_heads = len(self.prompt_keys[layer]) // prompts
+        query_key, value = heads.split((heads.shape[1] - kv_heads, kv_heads), dim=1)
+        query, key = turn(query_key).split((heads.shape[1] - 2 * kv_heads, kv_heads), dim=1)
 
         def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P * kv head * G, head / kv head, d_head)
             x = x if self.row_of_slot is None else x[self.row_of_slot.clamp_min(0)]  # empty ones along with row 0
@@ -171,9 +176,9 @@ class Cache:
         rows = prompts * kv_heads
         for held in (self.prompt_keys, self.prompt_values):
             held.append(torch.empty(rows, self.longest, d_head, dtype=self.dtype, device=device))
+        make = torch.zeros if self.kernel is None else torch.empty  # the kernel reads what is written, and nothing else
         for held in (self.keys, self.values):
-            shape = rows * samples, self.max_new_tokens, d_head
-            held.append(torch.zeros(shape, dtype=self.dtype, device=device))
+            held.append(make(rows * samples, self.max_new_tokens, d_head, dtype=self.dtype, device=device))
 
     def keep(self, rows: Tensor) -> None:
         """Only these rows (ascending) go on."""

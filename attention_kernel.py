@@ -6,7 +6,8 @@ keys together, then each sample's completion for its own rows, with the running 
     top' = max(top, max s)     total' = total e^(top - top') + sum e^(s - top')     mixed' = mixed e^(top - top') + e^(s - top') V
 
 The newest token starts it off (its score, 1, its value), from the registers that it is written to the cache from, so that nothing
-waits for that write.  Only columns that are written are read, however many there is room for.
+waits for that write.  Its queries and keys come as the product of the weights leaves them, and are normed and rotated on the way in
+(decoder.Turn).  Only columns that are written are read, however many there is room for.
 
 Triton comes with torch on Linux.  tests/test_attention_kernel.py runs it on a CPU, by Triton's interpreter.
 """
@@ -39,8 +40,25 @@ def read(
 
 
 @triton.jit
+def turned(heads, row, head, all_heads, norms, cosine, sine, floor, real, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Of each row one head, (rows, WIDTH) in float32, as decoder.Turn has it."""
+    d = tl.arange(0, WIDTH)
+    other, there = (d + D // 2) % D, real[:, None] & (d < D)[None, :]  # `other`: of the pair that is rotated
+    at = heads + (row * all_heads + head)[:, None] * D
+    x, y = tl.load(at + d[None, :], there, 0.0).to(tl.float32), tl.load(at + other[None, :], there, 0.0).to(tl.float32)
+    if norms is not None:
+        length = tl.sqrt(tl.sum(x * x, 1) + floor * floor)[:, None]
+        x = x / length * tl.load(norms + head[:, None] * D + d[None, :], there, 0.0)
+        y = y / length * tl.load(norms + head[:, None] * D + other[None, :], there, 0.0)
+    if cosine is not None:
+        wave = row[:, None] * D + d[None, :]
+        x = x * tl.load(cosine + wave, there, 0.0) + y * tl.load(sine + wave, there, 0.0)
+    return x
+
+
+@triton.jit
 def attend_kernel(
-    query, key, value, query_stride, key_stride, value_stride, prompt_keys, prompt_values, keys, values,
+    heads, norms, cosine, sine, floor, prompt_keys, prompt_values, keys, values,
     lengths, row_of_slot, column, out, scale, samples, kv_heads, longest, room,
     GROUP: tl.constexpr, TOGETHER: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -55,10 +73,14 @@ def attend_kernel(
     row = tl.load(row_of_slot + prompt * samples + sample, real, -1)  # -1: nobody's slot
     real = real & (row >= 0)
     both = real[:, None] & (d < D)[None, :]
-    q = tl.load(query + row[:, None] * query_stride + of_group[:, None] * D + d[None, :], both, 0.0)
-    new_key = tl.load(key + row[:, None] * key_stride + kv * D + d[None, :], both, 0.0).to(keys.dtype.element_ty)
-    new_value = tl.load(value + row[:, None] * value_stride + kv * D + d[None, :], both, 0.0).to(keys.dtype.element_ty)
-    q = q.to(keys.dtype.element_ty)
+    all_heads, of_key = kv_heads * GROUP + 2 * kv_heads, tl.full((ROWS,), kv_heads * GROUP, tl.int32) + kv
+    least = tl.load(floor)
+    q = turned(heads, row, of_group, all_heads, norms, cosine, sine, least, real, D, WIDTH).to(keys.dtype.element_ty)
+    new_key = turned(heads, row, of_key, all_heads, norms, cosine, sine, least, real, D, WIDTH).to(
+        keys.dtype.element_ty
+    )
+    new_value = tl.load(heads + (row * all_heads + of_key + kv_heads)[:, None] * D + d[None, :], both, 0.0)
+    new_value = new_value.to(keys.dtype.element_ty)
     top = tl.sum(q.to(tl.float32) * new_key.to(tl.float32), 1) * scale
     total, mixed = tl.full((ROWS,), 1.0, tl.float32), new_value.to(tl.float32)
     length = tl.max(tl.load(lengths + row, real, 0), 0)
@@ -78,36 +100,42 @@ def attend_kernel(
     tl.store(values + to, new_value, once)
 
 
-def tile(row_bytes: int) -> tuple[int, int]:
-    """Keys that a program reads at once, and how many reads are under way: both in a multiprocessor's shared memory, which on
-    most cards has 99 KiB for a program.
+def tile(row_bytes: int) -> tuple[int, int, int]:
+    """Keys that a program reads at once, how many reads are under way, and its warps: what was fastest on an H200 at 256 bytes a
+    key.  The reads are in a multiprocessor's shared memory, of which most cards have 99 KiB for a program.
 
-    >>> tile(2 * 128), tile(4 * 128), tile(4 * 256)
-    ((64, 3), (32, 3), (32, 2))
+    >>> tile(2 * 64), tile(2 * 128), tile(4 * 128), tile(4 * 256)
+    ((64, 4, 2), (32, 4, 2), (32, 3, 4), (32, 2, 4))
     """
-    return 64 if row_bytes <= 256 else 32, 3 if row_bytes <= 512 else 2
+    return (
+        64 if row_bytes <= 128 else 32,
+        4 if row_bytes <= 256 else 3 if row_bytes <= 512 else 2,
+        2 if row_bytes <= 256 else 4,
+    )
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor,
+    heads: Tensor, turn: tuple[Tensor | None, ...], prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor,
     lengths: Tensor, row_of_slot: Tensor, column: Tensor, together: int = 0,
 ) -> Tensor:  # fmt: skip
-    """query (n, head, d_head), key and value (n, kv head, d_head) of the newest tokens, which stand in `column` (1,).
+    """heads (n, head + 2 kv head, d_head): queries, keys and values of the newest tokens, which stand in `column` (1,); `turn` is
+    decoder.Turn, which queries and keys still want.
 
     prompt_keys (P * kv head, L, d_head), keys (P * kv head * G, room, d_head), and the same of values; `lengths` (n,) of the
     rows' prompts; `row_of_slot` (P * G,), -1 where nobody is.  `together`: samples of a prompt in a program.  Writes the newest
     keys and values, and gives what each row has read, (n, head * d_head).
     """
-    (rows, heads, d_head), kv_heads = query.shape, key.shape[1]
-    group, prompts = heads // kv_heads, len(prompt_keys) // kv_heads
-    samples, width = len(row_of_slot) // prompts, max(16, triton.next_power_of_2(d_head))
+    (rows, all_heads, d_head), samples = heads.shape, len(keys) // len(prompt_keys)
+    prompts = len(row_of_slot) // samples
+    kv_heads = len(prompt_keys) // prompts
+    group, width = all_heads // kv_heads - 2, max(16, triton.next_power_of_2(d_head))
     together = min(samples, together or max(1, 16 // group))
-    block, stages = tile(keys.element_size() * width)
-    out = query.new_empty(rows, heads * d_head, dtype=keys.dtype)
+    block, stages, warps = tile(keys.element_size() * width)
+    out = heads.new_empty(rows, kv_heads * group * d_head, dtype=keys.dtype)
     attend_kernel[(prompts * kv_heads * triton.cdiv(samples, together),)](
-        query, key, value, query.stride(0), key.stride(0), value.stride(0), prompt_keys, prompt_values, keys, values,
-        lengths, row_of_slot, column, out, d_head**-0.5 / math.log(2), samples, kv_heads, prompt_keys.shape[1],
-        keys.shape[1], group, together, max(16, triton.next_power_of_2(together * group)), d_head, width, block,
-        num_stages=stages,
+        heads, *turn, prompt_keys, prompt_values, keys, values, lengths, row_of_slot, column, out,
+        d_head**-0.5 / math.log(2), samples, kv_heads, prompt_keys.shape[1], keys.shape[1],
+        group, together, max(16, triton.next_power_of_2(together * group)), d_head, width, block,
+        num_stages=stages, num_warps=warps,
     )  # fmt: skip
     return out

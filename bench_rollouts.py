@@ -200,7 +200,9 @@ def machine_limits() -> tuple[float, float]:
 
 
 def decode_roofline(shape: str, count: int, samples: int, length: int, new: int, repeats: int = 3) -> list[dict]:
-    """A decode step against the time in which its bytes could be copied, or its products made, whichever is longer."""
+    """A decode step against the time in which its bytes could be copied, or its products made, whichever is longer; and against
+    that of its parts one after the other, as each waits for the last: the products of the weights, of which the same holds, and
+    copies of keys and values and of logits."""
     bandwidth, rate = machine_limits()
     transformer = make(shape, "cuda")
     head, generator, c = head_for(transformer), torch.Generator("cuda").manual_seed(0), transformer.config
@@ -219,9 +221,10 @@ def decode_roofline(shape: str, count: int, samples: int, length: int, new: int,
         p.numel() for p in transformer.parameters()
     )  # the tied embedding counts once: the unembedding reads it
     per_token = 2 * c.n_layers * c.n_kv_heads * c.d_head * 2  # bytes of keys and values
-    moved = 2 * weights + per_token * (count * length + batch * new / 2) + 4 * batch * c.vocab_size
+    others = per_token * (count * length + batch * new / 2) + 4 * batch * c.vocab_size
     attention = 4 * c.n_layers * c.n_heads * c.d_head * batch * (length + new / 2)
-    of_bytes, of_products = moved / bandwidth, (2 * weights * batch + attention) / rate
+    of_bytes, of_products = (2 * weights + others) / bandwidth, (2 * weights * batch + attention) / rate
+    of_parts = max(2 * weights / bandwidth, 2 * weights * batch / rate) + others / bandwidth
     head_added = statistics.median(a - b for a, b in zip(times["long"], times["fixed"])) / new
     return [
         {
@@ -232,6 +235,8 @@ def decode_roofline(shape: str, count: int, samples: int, length: int, new: int,
             "bytes ms": 1000 * of_bytes,
             "products ms": 1000 * of_products,
             "% of roofline": 100 * max(of_bytes, of_products) / step,
+            "parts ms": 1000 * of_parts,
+            "% of parts": 100 * of_parts / step,
         }
         | {"head %": 100 * head_added / step, "copy TB/s": bandwidth / 1e12, "product TFLOP/s": rate / 1e12}
     ]

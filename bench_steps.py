@@ -202,10 +202,11 @@ def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> 
 def step_memory(shape: str, budget: int = 16_384) -> list[dict]:
     """Peak memory of a training step of the presets' kind, where layers are recomputed in the backward pass.
 
-    Of the second: Adam's moments come with the first one's end."""
+    Of the second: Adam's moments come with the first one's end, which may be short."""
     step = Step(shape, "cuda", 8, 8, 128, 1024, budget)
-    step.transformer.checkpointing = True
+    step.transformer.checkpointing, step.shape = True, (8, 8, 8)
     step()
+    step.shape = 8, 8, 1024
     torch.cuda.reset_peak_memory_stats()
     step()
     return [{"model": shape, "micro-batch tokens": budget, "peak GiB": torch.cuda.max_memory_allocated() / 2**30}]

@@ -6,13 +6,14 @@ weights are in the dtype of computation, so that no token pays for a conversion.
 when a rollout begins, which takes as long as one or two of its steps, and go when it ends: training has their memory, and no
 copy can be out of date.
 
-On CUDA a step is captured as a graph and replayed.  Attention is one kernel there (attention_kernel.py), and so is each of `rms_norm`,
-`turn` and `gated`, which torch.compile writes: between the products of a layer six kernels are left.
+On CUDA a step is captured as a graph and replayed.  Attention is one kernel there (attention_kernel.py), `Turn` included, and so are
+`add_norm` and `gated`, which torch.compile writes: a layer is four products and four kernels between them.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,10 @@ def fused(function: Callable, device: str) -> Callable:
     return torch.compile(function) if builds_kernels(device) else function
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x (n, d), weight (d,) -> (n, d) in `dtype`."""
-    return F.rms_norm(x, weight.shape, weight, eps).to(dtype)
+def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + delta (n, d), and its RMS norm in `dtype`; weight (d,)."""
+    x = x if delta is None else x + delta
+    return x, F.rms_norm(x, weight.shape, weight, eps).to(dtype)
 
 
 def to_unit(x: Tensor, floor: Tensor) -> Tensor:
@@ -40,11 +42,19 @@ def to_unit(x: Tensor, floor: Tensor) -> Tensor:
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
 
 
-def turn(heads: Tensor, floor: Tensor, scale: Tensor | None, cosine: Tensor | None, sine: Tensor | None) -> Tensor:
-    """Queries and keys (n, head, d_head), normed and times each head's `scale` where there is one, rotated where they are."""
-    if scale is not None:
-        heads = to_unit(heads.float(), floor) * scale
-    return heads if cosine is None else rotate(heads, cosine, sine)
+class Turn(NamedTuple):
+    """What is done to queries and keys before they meet: normed, where there is a `scale`; rotated, where there are waves."""
+
+    scale: Tensor | None  # (head + kv head, d_head) sqrt(d_head) w
+    cosine: Tensor | None  # (n, 1, d_head)
+    sine: Tensor | None
+    floor: Tensor  # () sqrt(d_head eps)
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """heads (n, head + kv head, d_head)."""
+        if self.scale is not None:
+            heads = to_unit(heads.float(), self.floor) * self.scale
+        return heads if self.cosine is None else rotate(heads, self.cosine, self.sine)
 
 
 def gated(wide: Tensor) -> Tensor:
@@ -85,18 +95,18 @@ class Norm:
 
     def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
         self.whole, self.dtype, self.scale = norm, dtype, None
-        self.is_rms, self.rms_norm = isinstance(norm, torch.nn.RMSNorm), fused(rms_norm, device.type)
+        self.is_rms, self.add_norm = isinstance(norm, torch.nn.RMSNorm), fused(add_norm, device.type)
         if self.is_rms and norm.eps and (device.type, dtype) == ("cpu", torch.float32):
             size = norm.normalized_shape[0]
             self.scale = size**0.5 * (torch.ones(size) if norm.weight is None else norm.weight)
             self.floor = torch.tensor((size * norm.eps) ** 0.5)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.scale is not None:
-            return to_unit(x, self.floor)
-        if self.is_rms:
-            return self.rms_norm(x, self.whole.weight, self.whole.eps, self.dtype)
-        return self.whole(x).to(self.dtype)
+    def __call__(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + delta (n, d), and its norm."""
+        if self.is_rms and self.scale is None:
+            return self.add_norm(x, delta, self.whole.weight, self.whole.eps, self.dtype)
+        x = x if delta is None else x + delta
+        return x, self.whole(x).to(self.dtype) if self.scale is None else to_unit(x, self.floor)
 
 
 class Decoder:
@@ -104,10 +114,9 @@ class Decoder:
     def __init__(self, transformer):
         self.model, c = transformer, transformer.config
         self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
-        self.heads, self.kv_heads, self.d_head = c.n_heads, c.n_kv_heads, c.d_head
-        self.layers, place = [], (self.dtype, transformer.device)
-        self.turn, self.gated = fused(turn, place[1].type), fused(gated, place[1].type)
-        self.floor = torch.tensor((c.d_head * c.norm_eps) ** 0.5, device=place[1])
+        self.layers, place, self.d_head = [], (self.dtype, transformer.device), c.d_head
+        self.gated = fused(gated, transformer.device.type)
+        self.floor = torch.tensor((c.d_head * c.norm_eps) ** 0.5, device=transformer.device)
         for block in transformer.layers:
             a, m = block.attention, block.mlp
             norm, mlp_norm, scale = Norm(block.attention_norm, *place), Norm(block.mlp_norm, *place), None
@@ -140,21 +149,20 @@ class Decoder:
     def __call__(self, token: Tensor, cache: Cache) -> Tensor:
         """token (n,) -> hidden (n, d_model), which draws the next."""
         positions, model, cosine, sine = cache.extend(), self.model, None, None  # (n,)
-        x = model.embed(token)
+        x, delta = model.embed(token), None  # delta: what a layer adds, added where the next norm reads it
         if model.position is not None:
             x = x + model.position(positions)
         else:
             angles = positions[:, None, None] * model.frequencies  # (n, 1, d_head / 2)
             cosine, sine = waves(angles)
         for layer, (norm, scale, mlp_norm, gelu, qkv, out, up, down) in enumerate(self.layers):
-            heads = qkv(norm(x)).view(len(x), -1, self.d_head)  # queries, keys, values
-            query_key, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-            query_key = self.turn(query_key, self.floor, scale, cosine, sine)
-            query, key = query_key.split((self.heads, self.kv_heads), dim=1)
-            x = x + out(cache.attend(layer, query, key, value).to(self.dtype))
-            wide = up(mlp_norm(x))
-            x = x + down(F.gelu(wide, approximate="tanh") if gelu else self.gated(wide))
-        return model.norm(x)
+            x, normed = norm(x, delta)
+            heads = qkv(normed).view(len(x), -1, self.d_head)  # queries, keys, values
+            mixed = cache.attend(layer, heads, Turn(scale, cosine, sine, self.floor))
+            x, normed = mlp_norm(x, out(mixed.to(self.dtype)))
+            wide = up(normed)
+            delta = down(F.gelu(wide, approximate="tanh") if gelu else self.gated(wide))
+        return model.norm(x + delta)
 
 
 def can_capture(device: torch.device) -> bool:
@@ -162,7 +170,9 @@ def can_capture(device: torch.device) -> bool:
 
 
 class Graph:
-    """A step captured once and replayed: a launch for hundreds of kernels.  Captured again where a shape changes."""
+    """A step captured once and replayed: a launch for hundreds of kernels.  Captured again where a shape changes.
+
+    The first step of a shape is not captured: libraries set themselves up, and kernels are compiled, at their first call."""
 
     def __init__(self, decoder: Decoder, cache: Cache):
         self.decoder, self.cache = decoder, cache
@@ -174,31 +184,36 @@ class Graph:
         """As Decoder; what it returns is overwritten by the next call."""
         shape = (self.cache.version, self.cache.extent(self.cache.used + 1))
         if shape != self.shape:
-            self.capture(token, shape)
+            self.graph, self.hidden, self.shape = None, None, shape  # their memory goes before the next take some
+            return self.decoder(token, self.cache)
+        if self.graph is None:
+            self.capture(token)
         self.token.copy_(token)
         self.graph.replay()
         self.cache.used += 1
         return self.hidden
 
-    def capture(self, token: Tensor, shape) -> None:
-        self.graph = self.hidden = None  # its memory goes before the next takes some
-        self.token, used, column, bias = (
-            token.clone(),
-            self.cache.used,
-            self.cache.column.clone(),
-            self.cache.bias.clone(),
-        )
-        with torch.cuda.device(token.device):  # cuda:1 too: streams and graphs are of the current device
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # once without capture: libraries set themselves up at their first call
-                self.decoder(self.token, self.cache)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            self.cache.used = used
-            with torch.cuda.graph(self.graph):
-                self.hidden = self.decoder(self.token, self.cache)
-        # Capturing runs nothing, and the rehearsal wrote a column that the replay writes again: put the counts back.
-        self.cache.used, self.shape = used, shape
-        self.cache.column.copy_(column)
-        self.cache.bias.copy_(bias)
+    def capture(self, token: Tensor) -> None:
+        self.graph, self.token, used = torch.cuda.CUDAGraph(), token.clone(), self.cache.used
+        # On cuda:1 too: streams and graphs are of the current device.
+        with torch.cuda.device(token.device), capturing(self.graph):
+            self.hidden = self.decoder(self.token, self.cache)
+        self.cache.used = used  # capturing runs nothing
+
+
+LAST: dict[int, Any] = {}  # of each device the last graph; the next takes over its memory, and it is not replayed again
+
+
+@contextlib.contextmanager
+def capturing(graph):
+    """torch.cuda.graph, which besides gives all free memory back to the driver, of whom training would ask for it anew."""
+    stream, device = torch.cuda.Stream(), torch.cuda.current_device()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool=LAST[device].pool() if device in LAST else None)
+        try:
+            yield
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    LAST[device] = graph

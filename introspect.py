@@ -18,6 +18,7 @@ import pretrain
 import sample
 import tasks
 import tokenizer
+from token_policy import token_policy
 
 
 def student(values: list[float], digits: int = 2) -> str:
@@ -90,7 +91,7 @@ def pull(logits: torch.Tensor, taus: torch.Tensor, ids: torch.Tensor) -> torch.T
     >>> pull(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([1.0, 0.1]), torch.tensor([0, 0]))  # a coin; against all odds
     tensor([0.5000, 2.0000])
     """
-    p_tau = sample.token_policy(logits, taus).exp()
+    p_tau = token_policy(logits, taus).exp()
     return (F.one_hot(ids, p_tau.shape[1]) - p_tau).square().sum(-1)
 
 

@@ -17,6 +17,7 @@ import plot
 import sample
 import tasks
 from temperature_head import TemperatureHead
+from token_policy import token_policy
 
 ENTROPY_BINS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats; lower ends of the bins in which temperatures are averaged
 
@@ -79,7 +80,7 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
     likeliest = [  # a long completion of a large vocabulary: in parts
-        sample.token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
+        token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
         for some, tau in zip(hidden.split(512), taus.split(512))
     ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))

@@ -24,8 +24,9 @@ import distributed
 import faults
 from attention import Packed
 from micro_batches import micro_batches, prompts_are_worth_sharing
-from sample import Rollout, token_policy
+from sample import Rollout
 from temperature_head import Action
+from token_policy import token_policy
 
 LOGITS = {"cpu": 2**23, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
 
@@ -222,7 +223,8 @@ def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, setti
     def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         mask = part.mask
         old = part.temperature_log_probs[mask]
-        hidden = part.hidden[mask.cpu()].to(old.device)  # (N, d) h_t, as stored
+        drawn = mask.flatten().nonzero()[:, 0].to(part.hidden.device)
+        hidden = part.hidden.flatten(0, 1).index_select(0, drawn).to(old.device)  # (N, d) h_t, as stored
         log_probs = head.log_prob(hidden, Action(part.temperatures[mask], part.changed[mask], part.z[mask], old))
         loss = clipped_surrogate(log_probs, old, part_advantage, settings)
         if settings.entropy_bonus:

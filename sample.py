@@ -8,7 +8,6 @@
 
 import argparse
 import codecs
-import math
 import os
 import sys
 from dataclasses import dataclass, fields, replace
@@ -27,11 +26,13 @@ import tokenizer
 import weights
 from attention import Cache
 from decoder import Decoder, Graph, can_capture, fused
+from temperature_head import TemperatureHead
+from token_policy import sample_token
 
-BLOCK = 128  # tokens of the vocabulary that are drawn from as one, and then among
-# What is worked on at once: on a CPU so little that it is still in the cache, and its memory at hand, for the next pass over it;
-# elsewhere all logits, and as many tokens of prompts as keep it busy, since activations of 512 long prompts would not fit.
-LOGITS_AT_ONCE = 2**20
+TemperatureHead.fused = staticmethod(fused)  # on CUDA its `act` is compiled; the file of its own stands alone
+
+# Worked on at once: on a CPU so little that it is still in the cache for the next pass over it; elsewhere as much as keeps it
+# busy, since activations of 512 long prompts would not fit.
 PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
 
 
@@ -55,7 +56,7 @@ class Rollout:
         """These rows, without the columns that none of them uses."""
         used = 1 + int(self.mask[index].any(0).nonzero().max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen = {name: value[index.to(value.device)] for name, value in chosen.items() if value is not None}
+        chosen = {n: value.index_select(0, index.to(value.device)) for n, value in chosen.items() if value is not None}
         return replace(self, **{name: v[:, :used] if v.dim() > 1 else v for name, v in chosen.items()})
 
     def completions(self) -> list[list[int]]:
@@ -74,70 +75,6 @@ def join(rollouts: list[Rollout]) -> Rollout:
 
     columns = {f.name: [getattr(rollout, f.name) for rollout in rollouts] for f in fields(Rollout)}
     return Rollout(**{n: None if v[0] is None else torch.cat([widen(x) for x in v]) for n, v in columns.items()})
-
-
-def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
-    """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
-
-    Always in float32.  Training comes here; `sample_token` computes the same without writing (B, V) as often (and, of 150,000
-    tokens, to 1e-6; the sum in log_softmax is off by 3e-5 there).
-    """
-    return torch.log_softmax(logits.float() / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
-
-
-def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw y_t: logits (B, V), temperature (B,) -> token, log_prob, and the entropy in nats at tau = 1, (B,) each.
-
-    tau = 0 takes the argmax, the first of equals, with probability 1.
-    """
-    drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
-    large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled, three passes over the logits where there are fifteen
-    draw = fused(invert, logits.device.type) if large else invert
-    rows = max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    if len(logits) <= rows:
-        return draw(*drawn)
-    token, log_prob, entropy = zip(*(draw(*part) for part in zip(*(whole.split(rows) for whole in drawn))))
-    return torch.cat(token), torch.cat(log_prob), torch.cat(entropy)
-
-
-def invert(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `sample_token` draws at the numbers `uniform` (B, 2) in [0, 1).
-
-    From a large vocabulary tokens are drawn in two levels, a block and a token of the block: no running sum is over all of V.
-    """
-    greedy = temperature == 0
-    uniform = torch.where(greedy[:, None], 0.0, uniform)
-    tau = torch.where(greedy, 1e-30, temperature.clamp_min(1e-6))[:, None]  # 1e-30: all but the largest logit vanish
-    # (B, V), at most 0, and in bits: a CPU takes exp2 in half the time of exp.
-    below = (logits.float() - logits.amax(-1, keepdim=True)).div_(math.log(2))
-    at_one = below.exp2()
-    total = at_one.sum(-1)
-    entropy = total.log() - math.log(2) * at_one.mul_(below).sum(-1) / total
-    scaled = torch.div(below, tau, out=at_one)
-    shares = torch.exp2(scaled, out=below)
-    total = shares.sum(-1)
-    if shares.shape[1] <= 8 * BLOCK:
-        token = pick(shares, uniform[:, :1])
-    else:
-        if short := -shares.shape[1] % BLOCK:
-            shares = F.pad(shares, (0, short))
-        blocks = shares.unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
-        block = pick(blocks.sum(-1), uniform[:, :1])
-        token = block * BLOCK + pick(blocks[torch.arange(len(block), device=block.device), block[:, 0]], uniform[:, 1:])
-    token = token.clamp_max(logits.shape[1] - 1)  # past the end only where logits are not finite
-    log_prob = math.log(2) * scaled.gather(1, token)[:, 0] - total.log()
-    return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
-
-
-def pick(shares: Tensor, uniform: Tensor) -> Tensor:
-    """Index (B, 1) drawn in proportion to `shares` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
-
-    The CDF is of integers: they add up to the same in any order, so that on a GPU too it never falls, and an index of
-    share zero is never drawn.  Shares that are not finite give some index.
-    """
-    cdf = (shares * (2.0**40 / shares.sum(-1, keepdim=True))).long().cumsum(-1)
-    index = torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)
-    return index.clamp_max(shares.shape[1] - 1)
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
@@ -188,9 +125,8 @@ def generate(
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     eos = torch.tensor(sorted(eos_ids), device=device)
     on_cuda, decoder = can_capture(device), Decoder(transformer)
-    patience = (
-        16 if on_cuda and on_token is None else 1
-    )  # steps between looks at who has ended: a GPU would wait for each
+    # Steps between looks at who has ended: a GPU would wait for each.
+    patience = 16 if on_cuda and on_token is None else 1
     cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
     at_once = max(1, PROMPT_TOKENS_AT_ONCE[device.type] // longest)  # prompts
     decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)

@@ -39,6 +39,7 @@ class TemperatureHead(nn.Module):
     """pi_phi as a two-layer network on h_t.  It is itself a temperature policy: `sample.generate` calls its `act`."""
 
     kind = "own"  # as --policy names it
+    fused = staticmethod(lambda function, device: function)  # sample.py has decoder.py's here, which compiles on CUDA
 
     def __init__(
         self,
@@ -84,15 +85,12 @@ class TemperatureHead(nn.Module):
     @torch.no_grad()
     def act(self, hidden: Tensor, tau_previous: Tensor, *, logits=None, step=None, generator=None) -> Action:
         """Sample tau_t for each row: hidden (B, d_model), tau_previous (B,).  Logits and step are for other policies."""
-        gate, alpha, beta = self(hidden)
-        changed = torch.rand(gate.shape, generator=generator, device=gate.device) < torch.sigmoid(gate)
+        read, draw = (self.fused(function, hidden.device.type) for function in (type(self).forward, decide))
+        gate, alpha, beta = read(self, hidden)
+        uniform = torch.rand(gate.shape, generator=generator, device=gate.device)
         # A Beta draw is Ga / (Ga + Gb); torch.distributions would do the same in eight times the time.
-        ga = torch._standard_gamma(alpha, generator=generator)
-        gb = torch._standard_gamma(beta, generator=generator)
-        z = inside(ga / (ga + gb).clamp_min(1e-30))
-        chosen = self.tau_min + z * (self.tau_max - self.tau_min)
-        temperature = torch.where(changed, chosen, tau_previous)
-        return Action(temperature, changed, z, mixed_log_prob(gate, alpha, beta, changed, z))
+        ga, gb = (torch._standard_gamma(shape, generator=generator) for shape in (alpha, beta))
+        return Action(*draw(gate, alpha, beta, uniform, ga, gb, tau_previous, self.tau_min, self.tau_max))
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         """log pi_phi of stored actions, hidden (..., d_model) -> (...); differentiable in phi only."""
@@ -137,6 +135,17 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file}: not a temperature policy that this version has written ({reason})") from None
     return policy.to(device)
+
+
+def decide(
+    gate: Tensor, alpha: Tensor, beta: Tensor, uniform: Tensor, ga: Tensor, gb: Tensor, tau_previous: Tensor,
+    tau_min: float, tau_max: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """An `Action`'s fields, from what was drawn: `uniform` in [0, 1), ga ~ Gamma(alpha) and gb ~ Gamma(beta); all (B,)."""
+    changed = uniform < torch.sigmoid(gate)
+    z = inside(ga / (ga + gb).clamp_min(1e-30))
+    temperature = torch.where(changed, tau_min + z * (tau_max - tau_min), tau_previous)
+    return temperature, changed, z, mixed_log_prob(gate, alpha, beta, changed, z)
 
 
 def inside(z: Tensor) -> Tensor:

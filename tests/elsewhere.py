@@ -13,7 +13,6 @@ import contextlib
 import os
 import runpy
 import sys
-import types
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
@@ -164,11 +163,9 @@ def pretend() -> None:
     def no_grad(mode=True):  # the views of a tensor made in inference mode cannot be wrapped
         return torch.no_grad()(mode) if callable(mode) else torch.no_grad()
 
-    stream = types.SimpleNamespace(wait_stream=lambda other: None)
-    nothing = contextlib.nullcontext
     there = {
-        "is_available": lambda: True, "_lazy_init": lambda: None, "empty_cache": lambda: None, "Stream": lambda: stream,
-        "is_bf16_supported": lambda *_: True, "current_stream": lambda: stream, "stream": nothing, "CUDAGraph": Recorded, "graph": nothing, "device": nothing,
+        "is_available": lambda: True, "_lazy_init": lambda: None, "empty_cache": lambda: None, 
+        "is_bf16_supported": lambda *_: True, "CUDAGraph": Recorded, "device": contextlib.nullcontext,
     }  # fmt: skip
     for name, value in there.items():
         setattr(torch.cuda, name, value)
@@ -186,18 +183,22 @@ def pretend() -> None:
     F.linear, F.scaled_dot_product_attention = as_autocast_has_it(F.linear), as_autocast_has_it(attention)
     import attention
     import decoder
-    import sample
+    import token_policy
+    from temperature_head import TemperatureHead
 
     attention.step_kernel = lambda device: None  # kernels are for who has a device
-    decoder.fused = sample.fused = lambda function, device: function
+    decoder.fused = token_policy.fused = lambda function, device: function
+    TemperatureHead.fused = staticmethod(decoder.fused)
     really = decoder.Graph.capture
 
-    def capture(self, token, shape):
-        really(self, token, shape)
+    def capture(self, token):
+        column = self.cache.column.clone()
+        really(self, token)
+        self.cache.column.copy_(column)  # on CUDA a capture runs nothing
         self.graph.cache, self.graph.token = self.cache, self.token
         self.graph.decoder, self.graph.hidden = self.decoder, self.hidden
 
-    decoder.Graph.capture = capture
+    decoder.Graph.capture, decoder.capturing = capture, contextlib.nullcontext
 
 
 def command(script: str, *words: str) -> None:

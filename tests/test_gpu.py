@@ -13,8 +13,9 @@ import faults
 import model
 import rl
 import sample
+import token_policy
 from baselines import Fixed
-from temperature_head import TemperatureHead
+from temperature_head import Action, TemperatureHead, decide
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,7 +95,10 @@ def test_other_families_replay_too(attends, switches, dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [*SHAPES, (3, 8, 16, 8, 128, 70, 90, 66, 0), (2, 8, 8, 2, 256, 70, 90, 66, 0)])
+@pytest.mark.parametrize(
+    "shape",
+    [*SHAPES, (3, 8, 16, 8, 128, 70, 90, 66, 0, "normed and rotated"), (2, 8, 8, 2, 256, 70, 90, 66, 0, "rotated")],
+)
 def test_the_kernel_reads_what_each_row_reads_alone(dtype, shape):
     torch.manual_seed(0)
     one_step(attention.step_kernel(torch.device("cuda")), dtype, "cuda", *shape)
@@ -111,30 +115,44 @@ def test_the_kernel_draws_the_tokens_that_products_draw(both, monkeypatch):
     torch.testing.assert_close(with_kernel.hidden, without.hidden, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("function", [decoder.rms_norm, decoder.turn, decoder.gated])
+@pytest.mark.parametrize("function", [decoder.add_norm, decoder.gated, decide])
 @torch.no_grad()
 def test_fused_functions_are_the_functions(function):
     """For one number of rows, then for any."""
     for rows in (16, 48, 1, 5):
-        waves = torch.rand(2, rows, 1, 32, device="cuda")
-        given = {
-            decoder.rms_norm: (
-                torch.randn(rows, 256, device="cuda"),
-                torch.rand(256, device="cuda"),
-                1e-6,
-                torch.bfloat16,
-            ),
-            decoder.turn: (
-                torch.randn(rows, 12, 32, device="cuda").bfloat16()[:, :10],
-                torch.tensor(0.01, device="cuda"),
-                torch.rand(10, 32, device="cuda"),
-                *waves,
-            ),
-            decoder.gated: (torch.randn(rows, 128, device="cuda").bfloat16(),),
-        }[function]
-        expected = function(*given)
-        assert decoder.fused(function, "cuda") is not function
-        torch.testing.assert_close(decoder.fused(function, "cuda")(*given), expected, rtol=1e-2, atol=1e-2)
+        x, ratio, tau = (
+            torch.randn(rows, 256, device="cuda"),
+            torch.randn(rows, device="cuda"),
+            torch.rand(rows, device="cuda"),
+        )
+        norm = torch.rand(256, device="cuda"), 1e-6, torch.bfloat16
+        for given in {
+            decoder.add_norm: [(x, None, *norm), (x, x.flip(0).bfloat16(), *norm)],
+            decoder.gated: [(x.bfloat16(),)],
+            decide: [(ratio, tau + 1, tau + 2, tau, tau + 0.1, tau.flip(0) + 0.1, tau, 0.1, 1.5)],
+        }[function]:
+            assert decoder.fused(function, "cuda") is not function
+            torch.testing.assert_close(decoder.fused(function, "cuda")(*given), function(*given), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@torch.no_grad()
+def test_the_heads_log_probs_are_replayed_too(both, precision):
+    """Also where its products are of rounded factors, as on the command lines."""
+    transformer, head = both
+    transformer.compute_dtype = torch.bfloat16
+    for parameter in head.parameters():
+        parameter.mul_(3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        rollout = rollout_of(transformer, head, new=64, ends=SOME_END)
+        mask = rollout.mask
+        action = Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask], None)
+        replayed = head.log_prob(rollout.hidden[mask.cpu()].cuda(), action)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("vocabulary", [300, 151_936])
@@ -144,8 +162,8 @@ def test_the_sampler_draws_what_it_draws_on_a_cpu(vocabulary):
     logits = 3 * torch.randn(64, vocabulary, generator=generator)
     temperature, uniform = torch.rand(64, generator=generator), torch.rand(64, 2, generator=generator)
     temperature[0] = 0.0
-    expected = sample.invert(logits, temperature, uniform)
-    drawing = decoder.fused(sample.invert, "cuda") if vocabulary > 8 * sample.BLOCK else sample.invert
+    expected = token_policy.invert(logits, temperature, uniform)
+    drawing = decoder.fused(token_policy.invert, "cuda") if vocabulary > 8 * token_policy.BLOCK else token_policy.invert
     token, log_prob, entropy = (x.cpu() for x in drawing(*(x.cuda() for x in (logits, temperature, uniform))))
     same = token == expected[0]
     assert same.float().mean() > 0.95

@@ -120,14 +120,18 @@ def test_the_norm_of_a_step_is_the_models(size, monkeypatch):
     norm, x = torch.nn.RMSNorm(24, eps=1e-5), size * torch.randn(7, 3, 24)
     norm.weight.copy_(torch.rand(24) + 0.5)
     fast = decoder.Norm(norm, *place)
-    torch.testing.assert_close(fast(x) * fast.scale, norm(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast(x, None)[1] * fast.scale, norm(x), rtol=1e-5, atol=1e-6)
     bare = decoder.Norm(torch.nn.RMSNorm(24, eps=1e-5, elementwise_affine=False), *place)
-    torch.testing.assert_close(bare(x) * bare.scale * norm.weight, norm(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(bare(x, None)[1] * bare.scale * norm.weight, norm(x), rtol=1e-5, atol=1e-6)
     layer = torch.nn.LayerNorm(24)
     on_gpu, in_bfloat16 = (torch.float32, torch.device("cuda")), (torch.bfloat16, place[1])
     for of, where in ((norm, on_gpu), (norm, in_bfloat16), (layer, place), (torch.nn.RMSNorm(24), place)):
         whole = decoder.Norm(of, *where)  # the last has an eps of its own dtype's
-        assert whole.scale is None and torch.equal(whole(x), of(x).to(where[0]))
+        assert whole.scale is None and torch.equal(whole(x, None)[1], of(x).to(where[0]))
+    delta = torch.randn(x.shape)
+    for each in (fast, whole, decoder.Norm(norm, *on_gpu)):
+        total, normed = each(x, delta)
+        assert torch.equal(total, x + delta) and torch.equal(normed, each(total, None)[1])
 
 
 @torch.no_grad()
@@ -137,9 +141,9 @@ def test_queries_and_keys_are_turned_as_the_model_turns_them():
     cosine, sine = model.waves(torch.rand(5, 1, 4))
     floor, scale = torch.tensor((8 * 1e-4) ** 0.5), 8**0.5 * norm.weight.expand(3, -1)
     expected = model.rotate(norm(heads), cosine, sine)
-    torch.testing.assert_close(decoder.turn(heads, floor, scale, cosine, sine), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(decoder.turn(heads, floor, scale, None, None), norm(heads), rtol=1e-5, atol=1e-6)
-    assert torch.equal(decoder.turn(heads, floor, None, cosine, sine), model.rotate(heads, cosine, sine))
+    torch.testing.assert_close(decoder.Turn(scale, cosine, sine, floor)(heads), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(decoder.Turn(scale, None, None, floor)(heads), norm(heads), rtol=1e-5, atol=1e-6)
+    assert torch.equal(decoder.Turn(None, cosine, sine, floor)(heads), model.rotate(heads, cosine, sine))
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import types
 from dataclasses import fields
 
 import pytest
@@ -14,6 +13,7 @@ import decoder
 import model
 import rl
 import sample
+import token_policy
 from temperature_head import TemperatureHead
 
 VOCABULARY = 17
@@ -90,7 +90,7 @@ def slow_generate(
         logits = transformer.unembed(hidden)
         previous = torch.tensor([taus[row][-1] if taus[row] else policy.tau_initial for row in going])
         temperature = policy.act(hidden, previous, logits=logits, step=step, generator=generator).temperature
-        tokens = sample.sample_token(logits, temperature, generator)[0]
+        tokens = token_policy.sample_token(logits, temperature, generator)[0]
         for row, token, tau in zip(going, tokens.tolist(), temperature.tolist()):
             rows[row].append(token)
             taus[row].append(tau)
@@ -246,7 +246,7 @@ def test_samples_of_a_prompt_differ(transformer, head):
 def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
     logits = torch.tensor([2.0, -1.0, 0.5, 0.0, 1.2, -0.3])
     draws, generator = 40_000, torch.Generator().manual_seed(0)
-    tokens, log_probs, _ = sample.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
+    tokens, log_probs, _ = token_policy.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
     expected = (logits / tau).softmax(-1)
     counts = torch.bincount(tokens, minlength=6)
     chi_square = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
@@ -257,7 +257,7 @@ def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
 def test_each_row_has_its_own_temperature_and_its_own_draw():
     logits = torch.tensor([[1.0, 2.0, 0.0]]).expand(3000, 3)
     taus = torch.tensor([0.0, 0.05, 50.0]).repeat(1000)
-    tokens, log_probs, _ = sample.sample_token(logits, taus, torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = token_policy.sample_token(logits, taus, torch.Generator().manual_seed(0))
     assert (tokens[0::3] == 1).all() and (log_probs[0::3] == 0).all()
     assert (tokens[1::3] == 1).all()
     assert torch.bincount(tokens[2::3], minlength=3).min() > 250
@@ -265,7 +265,7 @@ def test_each_row_has_its_own_temperature_and_its_own_draw():
 
 def test_greedy_takes_the_first_of_equal_logits():
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0]]).expand(50, 4)
-    tokens, log_probs, _ = sample.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = token_policy.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
     assert tokens.tolist() == [1] * 50 and not log_probs.any()
 
 
@@ -274,7 +274,7 @@ def test_tokens_of_probability_zero_are_never_drawn(monkeypatch):
     logits = torch.tensor([[-math.inf, 0.0, -200.0, 1.0, -math.inf]])
     for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        token, log_prob, _ = sample.sample_token(logits, torch.ones(1))
+        token, log_prob, _ = token_policy.sample_token(logits, torch.ones(1))
         assert token.item() in (1, 3) and log_prob.isfinite().all()
 
 
@@ -283,17 +283,17 @@ def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
     logits = torch.randn(12, 150_000, generator=torch.Generator().manual_seed(0))
     for uniform, low, high in ((1 - 2**-24, 149_900, 150_000), (0.0, 0, 100)):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        tokens = sample.sample_token(logits, torch.ones(12))[0]
+        tokens = token_policy.sample_token(logits, torch.ones(12))[0]
         assert low <= tokens.min() and tokens.max() < high
 
 
-@pytest.mark.parametrize("vocabulary", [3, sample.BLOCK, 2 * sample.BLOCK + 1, 1000])
+@pytest.mark.parametrize("vocabulary", [3, token_policy.BLOCK, 2 * token_policy.BLOCK + 1, 1000])
 def test_two_levels_draw_as_one_would(vocabulary):
     """Block and token together have the probability of the token, where the vocabulary is whole blocks and where not."""
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
     draws, generator = 60_000, torch.Generator().manual_seed(1)
     tau = torch.full((draws,), 0.8)
-    tokens, log_probs, entropies = sample.sample_token(logits.expand(draws, -1), tau, generator)
+    tokens, log_probs, entropies = token_policy.sample_token(logits.expand(draws, -1), tau, generator)
     expected = (logits / 0.8).softmax(-1)
     often = expected * draws > 20
     counts = torch.bincount(tokens, minlength=vocabulary)
@@ -309,13 +309,13 @@ def test_two_levels_draw_as_one_would(vocabulary):
 def test_a_part_of_the_rows_after_the_other_draws_the_same(vocabulary, monkeypatch):
     logits = torch.randn(11, vocabulary, generator=torch.Generator().manual_seed(0))
     tau = torch.linspace(0, 2, 11)
-    whole = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
-    calls, invert = [], sample.invert
-    monkeypatch.setattr(sample, "invert", lambda *part: calls.append(len(part[0])) or invert(*part))
+    whole = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
+    calls, invert = [], token_policy.invert
+    monkeypatch.setattr(token_policy, "invert", lambda *part: calls.append(len(part[0])) or invert(*part))
     for numbers, sizes in ((4 * vocabulary, [4, 4, 3]), (1, [1] * 11)):
-        monkeypatch.setattr(sample, "LOGITS_AT_ONCE", numbers)
+        monkeypatch.setattr(token_policy, "LOGITS_AT_ONCE", numbers)
         calls.clear()
-        parts = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
+        parts = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
         assert calls == sizes and torch.equal(parts[0], whole[0])
         for got, expected in zip(parts[1:], whole[1:]):
             torch.testing.assert_close(got, expected)
@@ -326,12 +326,12 @@ def test_log_probs_and_entropies_are_exact_to_float32(vocabulary):
     """Against float64, of tokens that are drawn, at every temperature; training's are close enough for a ratio of 1."""
     logits = 5 * torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(0))
     tau = torch.linspace(0.05, 2, 40)
-    token, log_prob, entropy = sample.sample_token(logits, tau, torch.Generator().manual_seed(1))
+    token, log_prob, entropy = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
     exact = (logits.double() / tau.double()[:, None]).log_softmax(-1).gather(1, token[:, None])[:, 0]
     at_one = torch.distributions.Categorical(logits=logits.double()).entropy()
     torch.testing.assert_close(log_prob.double(), exact, rtol=0, atol=4e-6)
     torch.testing.assert_close(entropy.double(), at_one, rtol=0, atol=4e-6)
-    of_training = sample.token_policy(logits, tau).gather(1, token[:, None])[:, 0]
+    of_training = token_policy.token_policy(logits, tau).gather(1, token[:, None])[:, 0]
     torch.testing.assert_close(of_training, log_prob, rtol=0, atol=1e-4)
 
 
@@ -339,7 +339,7 @@ def test_cold_tokens_with_vanishing_weights_are_never_drawn():
     """Weights that underflow stand between those that do not, in every block."""
     logits = torch.full((2000, 1000), -50.0)
     logits[:, 7::93] = 0.0
-    tokens, log_probs, _ = sample.sample_token(logits, torch.full((2000,), 0.1), torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = token_policy.sample_token(logits, torch.full((2000,), 0.1), torch.Generator().manual_seed(0))
     assert set(tokens.tolist()) == set(range(7, 1000, 93))
     torch.testing.assert_close(log_probs, torch.full((2000,), -math.log(len(range(7, 1000, 93)))))
 
@@ -347,7 +347,7 @@ def test_cold_tokens_with_vanishing_weights_are_never_drawn():
 @pytest.mark.parametrize("tau", [0.0, 1e-4, 0.1, 1.5, 100.0])
 def test_log_probs_are_finite_and_sum_to_one_at_any_temperature(tau):
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 10
-    log_probs = sample.token_policy(logits, torch.full((4,), tau))
+    log_probs = token_policy.token_policy(logits, torch.full((4,), tau))
     assert not log_probs.isnan().any() and log_probs.dtype == torch.float32
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4))
     assert torch.equal(log_probs.argmax(-1), logits.argmax(-1))
@@ -359,7 +359,7 @@ def test_token_policy_is_float32_on_bfloat16_logits():
     exact = (logits.double() / tau.double()[:, None]).log_softmax(-1)
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            torch.testing.assert_close(sample.token_policy(logits, tau).double(), exact, rtol=0, atol=1e-5)
+            torch.testing.assert_close(token_policy.token_policy(logits, tau).double(), exact, rtol=0, atol=1e-5)
 
 
 # ---- rollouts taken apart and put together --------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_token_policy_is_float32_on_bfloat16_logits():
 def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabulary):
     logits = torch.zeros(2, vocabulary)
     logits[0, 3] = float("nan")
-    token, log_prob, _ = sample.sample_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
+    token, log_prob, _ = token_policy.sample_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
     assert (token < vocabulary).all() and log_prob[0].isnan() and log_prob[1].isfinite()
 
 
@@ -453,18 +453,17 @@ def captured(monkeypatch) -> list:
             self.hidden.copy_(self.decoder(self.token, self.cache))
             self.cache.used = used
 
-    def capture(self, token, shape, really=decoder.Graph.capture):
-        really(self, token, shape)
+    def capture(self, token, really=decoder.Graph.capture):
+        column = self.cache.column.clone()
+        really(self, token)
+        self.cache.column.copy_(column)  # on CUDA a capture runs nothing
         self.graph.cache, self.graph.used, self.graph.token = self.cache, self.cache.used, self.token
         self.graph.decoder, self.graph.hidden = self.decoder, self.hidden
-        captures.append(shape)
+        captures.append(self.shape)
 
-    stream = types.SimpleNamespace(wait_stream=lambda other: None)
-    for name, value in {
-        "Stream": lambda: stream, "current_stream": lambda: stream, "stream": contextlib.nullcontext, "CUDAGraph": Recorded,
-        "graph": contextlib.nullcontext, "device": contextlib.nullcontext,
-    }.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(decoder, "capturing", contextlib.nullcontext)
     monkeypatch.setattr(decoder.Graph, "capture", capture)
     monkeypatch.setattr(sample, "can_capture", lambda device: True)
     return captures

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 import model
 import temperature_head
+import trials
 from temperature_head import Action, TemperatureHead, mixed_log_prob
 
 
@@ -48,6 +49,18 @@ def test_log_prob_is_that_of_a_bernoulli_and_a_beta():
     assert gate.std() > 0.5 and alpha.std() > 0.3 and 20 < action.changed.sum() < 180, "the test wants variety"
     torch.testing.assert_close(head.log_prob(hidden, action), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(action.log_prob, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", trials.ABLATIONS)
+@torch.no_grad()
+def test_a_head_with_a_reading_of_its_own_draws_by_it(kind):
+    """What overrides `forward` changes what is sampled too, not only what is replayed."""
+    head, hidden = trials.ABLATIONS[kind](32), hidden_states(300, 32)
+    head.unembed = lambda hidden: hidden[:, :7]
+    head.w2.weight.mul_(60)
+    action = head.act(hidden, torch.ones(300), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(action.log_prob, head.log_prob(hidden, action))
+    assert bool(action.changed.all()) is (kind == "no-gate")
 
 
 @torch.no_grad()

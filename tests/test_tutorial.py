@@ -84,7 +84,7 @@ def test_the_map_of_the_readme_has_every_file_and_imports_run_down_it():
     paper = sum(
         len(files[row[5:].partition(".")[0]].read_text().splitlines()) for row in rows if row.startswith("| [**")
     )
-    assert f"four files in bold, {round(paper, -2):,} lines" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"five files in bold, {round(paper, -2):,} lines" in (ROOT / "README.md").read_text(encoding="utf-8")
     for name, file in files.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
