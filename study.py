@@ -165,27 +165,33 @@ def no_pictures():
 
 def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread, on a GPU all on the same; results in the order of `todo`."""
-    results: dict[tuple, dict] = {}
     depth: dict[tuple, tuple[int, int]] = {}
     for trial in todo:  # seed by seed, so that what is done at any time is whole seeds; `after` comes first
         depth[trial[:3]] = trial.seed, 1 + depth.get((trial.regime, trial.after, trial.seed), (0, 0))[1]
-    waves = [[trial for trial in todo if depth[trial[:3]] == level] for level in sorted(set(depth.values()))]
+    waiting = sorted(todo, key=lambda trial: depth[trial[:3]])
+    results: dict[tuple, dict] = {}
     progress = tqdm(total=len(todo), desc="trials", disable=None)
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs)) if jobs > 1 else None
-        for wave in waves:
-            work = [(trial, root, asked, again) for trial in wave]
-            for trial, result in pool.imap(run_one, work) if pool else map(run_one, work):
-                results[trial[:3]] = result
+    if jobs == 1:
+        for trial in waiting:
+            results[trial[:3]] = run_trial(trial, root, asked, again)
+            progress.update()
+        return [results[trial[:3]] for trial in todo]
+    unfinished, running = {trial[:3] for trial in todo}, {}
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        while unfinished:
+            ready = [trial for trial in waiting if (trial.regime, trial.after, trial.seed) not in unfinished]
+            for trial in ready[: jobs - len(running)]:
+                waiting.remove(trial)
+                running[trial[:3]] = pool.apply_async(run_trial, (trial, root, asked, again))
+            ended = [name for name, result in running.items() if result.ready()]
+            for name in ended:
+                results[name] = running.pop(name).get()
+                unfinished.remove(name)
                 progress.update()
-        if pool:  # leaving would end the processes by a signal, of which they would complain
-            pool.close()
-            pool.join()
+            time.sleep(0 if ended else 0.05)
+        pool.close()  # leaving would end the processes by a signal, of which they would complain
+        pool.join()
     return [results[trial[:3]] for trial in todo]
-
-
-def run_one(work: tuple) -> tuple[Trial, dict]:
-    return work[0], run_trial(*work)
 
 
 def tune(root: Path, size: Size, jobs: int, device: str) -> None:

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import multiprocessing.pool
 import os
 import re
 import shutil
 import signal
 import sys
+import time
+import types
 import warnings
 from pathlib import Path
 
@@ -371,6 +374,31 @@ def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_trials_wait_for_a_free_job_and_for_what_they_start_from_alone(jobs, tmp_path, monkeypatch):
+    said: list[tuple] = []
+
+    def run_trial(trial, root, asked, again):
+        said.append((trial.seed, trial.method, "begins"))
+        time.sleep(0.5 if trial.method == "slow" else 0.01)
+        said.append((trial.seed, trial.method, "ends"))
+        return {"trial": trial}
+
+    monkeypatch.setattr(study, "run_trial", run_trial)
+    threads = types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
+    monkeypatch.setattr(study.multiprocessing, "get_context", lambda kind: threads)
+    after = {"slow": "", "quick": "", "later": "quick"}
+    todo = [study.Trial("3e-6", name, seed, "own", None, after[name]) for name in after for seed in (0, 1)]
+    results = study.run_all(todo, tmp_path, study.Asked("test", 5), jobs)
+    assert [result["trial"] for result in results] == todo
+    at_once = [sum(1 if what == "begins" else -1 for *_, what in said[:i]) for i in range(1 + len(said))]
+    assert max(at_once) == jobs and len(said) == 2 * len(todo)
+    for seed in (0, 1):
+        assert said.index((seed, "later", "begins")) > said.index((seed, "quick", "ends"))
+    waits = said.index((1, "slow", "begins")) > said.index((0, "slow", "ends"))
+    assert waits == (jobs == 1), "not for the seed before"
 
 
 def test_a_trial_without_the_tokens_it_starts_from_is_named(tmp_path, monkeypatch, capsys):
