@@ -108,7 +108,7 @@ class Cache:
         self.bias.index_fill_(1, self.column + (self.bias.shape[1] - self.max_new_tokens), 0.0)
         return self.lengths + self.column
 
-    def attend(self, layer: int, heads: Tensor, turn) -> Tensor:
+    def attend(self, layer: int, heads: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
         """heads (n, head + 2 kv head, d_head), queries, keys and values -> what each row has read, (n, head * d_head).
 
         `turn` (decoder.Turn) is done to queries and keys before."""

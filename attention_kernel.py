@@ -47,7 +47,8 @@ def turned(heads, row, head, all_heads, norms, cosine, sine, floor, real, D: tl.
     at = heads + (row * all_heads + head)[:, None] * D
     x, y = tl.load(at + d[None, :], there, 0.0).to(tl.float32), tl.load(at + other[None, :], there, 0.0).to(tl.float32)
     if norms is not None:
-        length = tl.sqrt(tl.sum(x * x, 1) + floor * floor)[:, None]
+        least = tl.load(floor)
+        length = tl.sqrt(tl.sum(x * x, 1) + least * least)[:, None]
         x = x / length * tl.load(norms + head[:, None] * D + d[None, :], there, 0.0)
         y = y / length * tl.load(norms + head[:, None] * D + other[None, :], there, 0.0)
     if cosine is not None:
@@ -74,9 +75,8 @@ def attend_kernel(
     real = real & (row >= 0)
     both = real[:, None] & (d < D)[None, :]
     all_heads, of_key = kv_heads * GROUP + 2 * kv_heads, tl.full((ROWS,), kv_heads * GROUP, tl.int32) + kv
-    least = tl.load(floor)
-    q = turned(heads, row, of_group, all_heads, norms, cosine, sine, least, real, D, WIDTH).to(keys.dtype.element_ty)
-    new_key = turned(heads, row, of_key, all_heads, norms, cosine, sine, least, real, D, WIDTH).to(
+    q = turned(heads, row, of_group, all_heads, norms, cosine, sine, floor, real, D, WIDTH).to(keys.dtype.element_ty)
+    new_key = turned(heads, row, of_key, all_heads, norms, cosine, sine, floor, real, D, WIDTH).to(
         keys.dtype.element_ty
     )
     new_value = tl.load(heads + (row * all_heads + of_key + kv_heads)[:, None] * D + d[None, :], both, 0.0)

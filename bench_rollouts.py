@@ -200,9 +200,10 @@ def machine_limits() -> tuple[float, float]:
 
 
 def decode_roofline(shape: str, count: int, samples: int, length: int, new: int, repeats: int = 3) -> list[dict]:
-    """A decode step against the time in which its bytes could be copied, or its products made, whichever is longer; and against
-    that of its parts one after the other, as each waits for the last: the products of the weights, of which the same holds, and
-    copies of keys and values and of logits."""
+    """A decode step against the time in which its bytes could be copied, or its products made, whichever is longer.
+
+    And against that of its parts one after the other, since each waits for the last: the products of the weights, by the same
+    rule, and copies of keys and values and of logits."""
     bandwidth, rate = machine_limits()
     transformer = make(shape, "cuda")
     head, generator, c = head_for(transformer), torch.Generator("cuda").manual_seed(0), transformer.config

@@ -4,7 +4,7 @@ model.py is the one to read: `Decoder(transformer)(token, cache)` gives what `Tr
 tests/test_model.py holds the two together.  What differs is speed: q, k and v are one product, as are gate and up; and the
 weights are in the dtype of computation, so that no token pays for a conversion.  They are copied from the float32 masters
 when a rollout begins, which takes as long as one or two of its steps, and go when it ends: training has their memory, and no
-copy can be out of date.
+copy can be out of date.  (A graph keeps what a step writes, some tens of MiB, until the next.)
 
 On CUDA a step is captured as a graph and replayed.  Attention is one kernel there (attention_kernel.py), `Turn` included, and so are
 `add_norm` and `gated`, which torch.compile writes: a layer is four products and four kernels between them.
@@ -25,15 +25,19 @@ from model import WideProduct, rotate, waves
 
 @functools.cache
 def fused(function: Callable, device: str) -> Callable:
-    """`function` as one kernel, where there are kernels.
+    """`function` in few kernels, most often one, where kernels are built.
 
-    Compiled at its first call, once more for any number of rows where that changes, and for a row alone."""
-    return torch.compile(function) if builds_kernels(device) else function
+    Compiled at its first call, once more for any number of rows where that changes, and for a row alone; all of that for each
+    width.  Torch stops at eight, and then runs the function as it stands."""
+    if not builds_kernels(device):
+        return function
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(function)
 
 
-def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x + delta (n, d), and its RMS norm in `dtype`; weight (d,)."""
-    x = x if delta is None else x + delta
+    x = x + delta
     return x, F.rms_norm(x, weight.shape, weight, eps).to(dtype)
 
 
@@ -103,7 +107,7 @@ class Norm:
 
     def __call__(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
         """x + delta (n, d), and its norm."""
-        if self.is_rms and self.scale is None:
+        if self.is_rms and self.scale is None and delta is not None:
             return self.add_norm(x, delta, self.whole.weight, self.whole.eps, self.dtype)
         x = x if delta is None else x + delta
         return x, self.whole(x).to(self.dtype) if self.scale is None else to_unit(x, self.floor)
@@ -184,7 +188,7 @@ class Graph:
         """As Decoder; what it returns is overwritten by the next call."""
         shape = (self.cache.version, self.cache.extent(self.cache.used + 1))
         if shape != self.shape:
-            self.graph, self.hidden, self.shape = None, None, shape  # their memory goes before the next take some
+            self.graph, self.hidden, self.shape = None, None, shape
             return self.decoder(token, self.cache)
         if self.graph is None:
             self.capture(token)
@@ -201,19 +205,24 @@ class Graph:
         self.cache.used = used  # capturing runs nothing
 
 
-LAST: dict[int, Any] = {}  # of each device the last graph; the next takes over its memory, and it is not replayed again
+LAST: dict[
+    int, Any
+] = {}  # of each device the stream of its captures, and the last graph: the next takes over its memory
 
 
 @contextlib.contextmanager
 def capturing(graph):
-    """torch.cuda.graph, which besides gives all free memory back to the driver, of whom training would ask for it anew."""
-    stream, device = torch.cuda.Stream(), torch.cuda.current_device()
+    """As torch.cuda.graph, but memory that is free stays with torch, of whom training asks for it next."""
+    device = torch.cuda.current_device()
+    if torch.cuda.mem_get_info()[0] < 2**31:  # a capture cannot take what torch keeps
+        torch.cuda.empty_cache()
+    stream, last = LAST.get(device) or (torch.cuda.Stream(), None)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        graph.capture_begin(pool=LAST[device].pool() if device in LAST else None)
+        graph.capture_begin(pool=last and last.pool())
         try:
             yield
         finally:
             graph.capture_end()
     torch.cuda.current_stream().wait_stream(stream)
-    LAST[device] = graph
+    LAST[device] = stream, graph

@@ -222,19 +222,19 @@ class WideProduct(torch.autograd.Function):
 
 
 def choose_device(name: str = "auto") -> str:
-    """cuda, mps or cpu: the first that is there for `auto`; ValueError where the one asked for is not."""
+    """cuda, mps or cpu: the first that is there for `auto`; ValueError where the one asked for is not.
+
+    For CUDA it sets two switches of the process: products of float32 may round their factors, and cuDNN has no attention."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in there.items() if present)
     if not there.get(name.split(":")[0]):
         raise ValueError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
     if name.startswith("cuda"):
-        torch.set_float32_matmul_precision(
-            "high"
-        )  # what is not in bfloat16: the head's products, of factors of 11 bits
-        torch.backends.cuda.enable_cudnn_sdp(
-            False
-        )  # it plans anew for each shape, 0.2 s, and no two rollouts are alike
+        # What is not in bfloat16, the head's products, are of factors of 11 bits.
+        torch.set_float32_matmul_precision("high")
+        # cuDNN plans anew for each shape, which takes 0.2 s, and no two rollouts are alike.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return name
 
 

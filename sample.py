@@ -56,8 +56,8 @@ class Rollout:
         """These rows, without the columns that none of them uses."""
         used = 1 + int(self.mask[index].any(0).nonzero().max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen = {n: value.index_select(0, index.to(value.device)) for n, value in chosen.items() if value is not None}
-        return replace(self, **{name: v[:, :used] if v.dim() > 1 else v for name, v in chosen.items()})
+        chosen = {n: v[:, :used] if v.dim() > 1 else v for n, v in chosen.items() if v is not None}
+        return replace(self, **{n: v.index_select(0, index.to(v.device)) for n, v in chosen.items()})
 
     def completions(self) -> list[list[int]]:
         """Token ids of each row's completion, without the token that ended it."""

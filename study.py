@@ -68,6 +68,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         return json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
+    model.choose_device(asked.device)  # what that sets is of a process
     started, metrics = time.process_time(), []
     source = folder_of(trial, again or root, trial.after) if trial.after else Path(trial.base)
     if again and trial.flags is not None:
@@ -166,7 +167,7 @@ def no_pictures():
 def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
     """Every trial, `jobs` at a time, each on one thread, on a GPU all on the same; results in the order of `todo`."""
     depth: dict[tuple, tuple[int, int]] = {}
-    for trial in todo:  # seed by seed, so that what is done at any time is whole seeds; `after` comes first
+    for trial in todo:  # seed by seed, so that what is done is whole seeds as soon as may be; `after` comes first
         depth[trial[:3]] = trial.seed, 1 + depth.get((trial.regime, trial.after, trial.seed), (0, 0))[1]
     waiting = sorted(todo, key=lambda trial: depth[trial[:3]])
     results: dict[tuple, dict] = {}

@@ -15,9 +15,8 @@ from torch import Tensor
 from decoder import fused
 
 BLOCK = 128  # tokens of a large vocabulary that are drawn from as one, and then among
-LOGITS_AT_ONCE = (
-    2**20
-)  # on a CPU: so few that they are still in the cache, and their memory at hand, for the next pass over them
+# On a CPU: so few that they are still in the cache, and their memory at hand, for the next pass over them.
+LOGITS_AT_ONCE = 2**20
 
 
 def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
@@ -35,7 +34,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     tau = 0 takes the argmax, the first of equals, with probability 1.
     """
     drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
-    large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled, two passes over the logits where there are fifteen
+    large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled: one pass over the logits, not fifteen
     draw = fused(invert, logits.device.type) if large else invert
     rows = max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) <= rows:
@@ -45,9 +44,15 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
 
 
 def weigh(logits: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
-    """Of logits (..., n), in bits, since a CPU takes exp2 in half the time of exp: the largest, each below it in bits over tau, and
-    the shares that these are powers of; and at tau = 1 the sum of shares and of share times bits, which make the entropy."""
-    top = logits.amax(-1, keepdim=True)
+    """What draws and what makes the entropy, of logits (..., n).  In bits, since a CPU takes exp2 in half the time of exp.
+
+    top       the largest (...)
+    scaled    bits of each below it, over tau (..., n)
+    shares    2^scaled, in proportion to which is drawn (..., n)
+    total     the sum of shares at tau = 1 (...)
+    weighted  the sum of share times bits at tau = 1 (...)
+    """
+    top = logits.amax(-1, keepdim=True).clamp_min(-1e30)  # a block of nothing but -inf has shares of 0
     below = (logits - top).div_(math.log(2))
     at_one = below.exp2()
     total, weighted = at_one.sum(-1), at_one.mul_(below).sum(-1)
@@ -64,10 +69,10 @@ def invert(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor
         _, scaled, shares, total, weighted = weigh(logits.float(), tau)
         token = pick(shares, uniform[:, :1])
         bits, shares = scaled.gather(1, token), shares.sum(-1)
-    else:  # first a block, then a token of it: no running sum, and on CUDA no second pass, is over all of V
+    else:  # first a block, then a token of it: no running sum is over all of V
         short = -logits.shape[1] % BLOCK
-        padded = F.pad(logits, (0, short), value=-1e30) if short else logits
-        blocks = padded.float().unflatten(1, (-1, BLOCK))
+        padded = F.pad(logits.float(), (0, short), value=-1e30) if short else logits.float()
+        blocks = padded.unflatten(1, (-1, BLOCK))
         top, _, shares, total, weighted = weigh(blocks, tau[:, None])  # (B, V / BLOCK) and (..., BLOCK)
         rise = (top - top.amax(1, keepdim=True)) / math.log(2)  # of each block's largest below the row's, in bits
         total, weighted = (rise.exp2() * x for x in (total, weighted + rise * total))

@@ -164,7 +164,7 @@ def pretend() -> None:
         return torch.no_grad()(mode) if callable(mode) else torch.no_grad()
 
     there = {
-        "is_available": lambda: True, "_lazy_init": lambda: None, "empty_cache": lambda: None, 
+        "is_available": lambda: True, "_lazy_init": lambda: None, "empty_cache": lambda: None,
         "is_bf16_supported": lambda *_: True, "CUDAGraph": Recorded, "device": contextlib.nullcontext,
     }  # fmt: skip
     for name, value in there.items():

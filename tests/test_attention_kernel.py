@@ -22,18 +22,8 @@ SHAPES = [
     (2, 8, 4, 4, 8, 5, 9, 0, 1, "neither"),
     (2, 5, 8, 2, 32, 130, 140, 70, 2, "rotated"),
     (1, 1, 4, 2, 16, 3, 4, 2, 0, "normed"),
-    (
-        2,
-        3,
-        32,
-        1,
-        16,
-        64,
-        65,
-        64,
-        0,
-        "normed and rotated",
-    ),  # more heads to a key than a program has rows for two samples
+    # More heads to a key than a program has rows for two samples.
+    (2, 3, 32, 1, 16, 64, 65, 64, 0, "normed and rotated"),
 ]
 
 
@@ -128,7 +118,9 @@ def worker() -> None:
     whole_rollouts(attention_kernel.attend)
 
 
-@pytest.mark.parametrize("dtype, d_head", [("bf16", 128), ("bf16", 256), ("fp32", 64), ("fp32", 128), ("fp32", 256)])
+@pytest.mark.parametrize(
+    "dtype, d_head", [("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 64), ("fp32", 128), ("fp32", 256)]
+)
 def test_it_fits_the_shared_memory_of_a_small_card(dtype, d_head):
     """Compiled for a GeForce RTX 4090 (sm_89: 99 KiB for a program), which needs none."""
     pytest.importorskip("triton")

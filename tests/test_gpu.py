@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 from test_attention_kernel import SHAPES, one_step
+from torch._dynamo.utils import counters
 
 import attention
 import decoder
@@ -14,6 +15,7 @@ import model
 import rl
 import sample
 import token_policy
+import trials
 from baselines import Fixed
 from temperature_head import Action, TemperatureHead, decide
 
@@ -119,6 +121,8 @@ def test_the_kernel_draws_the_tokens_that_products_draw(both, monkeypatch):
 @torch.no_grad()
 def test_fused_functions_are_the_functions(function):
     """For one number of rows, then for any."""
+    torch.compiler.reset()
+    before = counters["frames"]["ok"]
     for rows in (16, 48, 1, 5):
         x, ratio, tau = (
             torch.randn(rows, 256, device="cuda"),
@@ -127,12 +131,34 @@ def test_fused_functions_are_the_functions(function):
         )
         norm = torch.rand(256, device="cuda"), 1e-6, torch.bfloat16
         for given in {
-            decoder.add_norm: [(x, None, *norm), (x, x.flip(0).bfloat16(), *norm)],
+            decoder.add_norm: [(x, x.flip(0).bfloat16(), *norm)],
             decoder.gated: [(x.bfloat16(),)],
             decide: [(ratio, tau + 1, tau + 2, tau, tau + 0.1, tau.flip(0) + 0.1, tau, 0.1, 1.5)],
         }[function]:
             assert decoder.fused(function, "cuda") is not function
             torch.testing.assert_close(decoder.fused(function, "cuda")(*given), function(*given), rtol=1e-2, atol=1e-2)
+    assert counters["frames"]["ok"] >= before + 2
+
+
+@pytest.mark.parametrize("kind", trials.ABLATIONS)
+@torch.no_grad()
+def test_heads_with_a_reading_of_their_own_are_replayed(both, kind):
+    transformer, head = both[0], trials.ABLATIONS[kind](CONFIG.d_model).cuda()
+    head.unembed = transformer.unembed
+    rollout = rollout_of(transformer, head, ends=SOME_END)
+    mask = rollout.mask
+    action = Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask], None)
+    replayed = head.log_prob(rollout.hidden[mask.cpu()].cuda(), action)
+    torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_one_graph_takes_over_the_memory_of_the_last(both):
+    reserved = []
+    for _ in range(40):
+        rollout_of(*both, new=4, ends=frozenset())
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] < reserved[2] + 2**25, "each of these rollouts captures a step"
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])

@@ -128,7 +128,7 @@ def test_the_norm_of_a_step_is_the_models(size, monkeypatch):
     for of, where in ((norm, on_gpu), (norm, in_bfloat16), (layer, place), (torch.nn.RMSNorm(24), place)):
         whole = decoder.Norm(of, *where)  # the last has an eps of its own dtype's
         assert whole.scale is None and torch.equal(whole(x, None)[1], of(x).to(where[0]))
-    delta = torch.randn(x.shape)
+    delta = torch.randn(x.shape)  # the first norm of a step has none
     for each in (fast, whole, decoder.Norm(norm, *on_gpu)):
         total, normed = each(x, delta)
         assert torch.equal(total, x + delta) and torch.equal(normed, each(total, None)[1])

@@ -263,15 +263,25 @@ def test_each_row_has_its_own_temperature_and_its_own_draw():
     assert torch.bincount(tokens[2::3], minlength=3).min() > 250
 
 
-def test_greedy_takes_the_first_of_equal_logits():
-    logits = torch.tensor([[1.0, 3.0, 3.0, 3.0]]).expand(50, 4)
+@pytest.fixture(params=[128, 2])
+def block(request, monkeypatch) -> int:
+    """In blocks of two even a small vocabulary is drawn from in two levels."""
+    monkeypatch.setattr(token_policy, "BLOCK", request.param)
+    return request.param
+
+
+def test_greedy_takes_the_first_of_equal_logits(block):
+    """Of equals in a block, and of equal blocks."""
+    logits = torch.full((50, 21), 1.0)
+    logits[:, [7, 8, 9, 15]] = 3.0
     tokens, log_probs, _ = token_policy.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
-    assert tokens.tolist() == [1] * 50 and not log_probs.any()
+    assert tokens.tolist() == [7] * 50 and not log_probs.any()
 
 
-def test_tokens_of_probability_zero_are_never_drawn(monkeypatch):
-    """Whatever the uniform draw is, its two ends included."""
-    logits = torch.tensor([[-math.inf, 0.0, -200.0, 1.0, -math.inf]])
+def test_tokens_of_probability_zero_are_never_drawn(block, monkeypatch):
+    """Whatever the uniform draw is, its two ends included; also where a block has no others."""
+    logits = torch.full((1, 21), -math.inf)
+    logits[0, 1:4] = torch.tensor([0.0, -200.0, 1.0])
     for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
         token, log_prob, _ = token_policy.sample_token(logits, torch.ones(1))
@@ -287,9 +297,13 @@ def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
         assert low <= tokens.min() and tokens.max() < high
 
 
-@pytest.mark.parametrize("vocabulary", [3, token_policy.BLOCK, 2 * token_policy.BLOCK + 1, 1000])
-def test_two_levels_draw_as_one_would(vocabulary):
-    """Block and token together have the probability of the token, where the vocabulary is whole blocks and where not."""
+@pytest.mark.parametrize("size", [128, 8])
+@pytest.mark.parametrize("vocabulary", [3, 64, 65, 128, 257, 1000])
+def test_two_levels_draw_as_one_would(vocabulary, size, monkeypatch):
+    """Block and token together have the probability of the token, where the vocabulary is whole blocks and where not.
+
+    A vocabulary of more than eight blocks is drawn from in two levels."""
+    monkeypatch.setattr(token_policy, "BLOCK", size)
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
     draws, generator = 60_000, torch.Generator().manual_seed(1)
     tau = torch.full((draws,), 0.8)
@@ -335,7 +349,7 @@ def test_log_probs_and_entropies_are_exact_to_float32(vocabulary):
     torch.testing.assert_close(of_training, log_prob, rtol=0, atol=1e-4)
 
 
-def test_cold_tokens_with_vanishing_weights_are_never_drawn():
+def test_cold_tokens_with_vanishing_weights_are_never_drawn(block):
     """Weights that underflow stand between those that do not, in every block."""
     logits = torch.full((2000, 1000), -50.0)
     logits[:, 7::93] = 0.0

@@ -387,7 +387,7 @@ def test_trials_wait_for_a_free_job_and_for_what_they_start_from_alone(jobs, tmp
         return {"trial": trial}
 
     monkeypatch.setattr(study, "run_trial", run_trial)
-    threads = types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
+    threads = types.SimpleNamespace(Pool=lambda jobs: multiprocessing.pool.ThreadPool(8))
     monkeypatch.setattr(study.multiprocessing, "get_context", lambda kind: threads)
     after = {"slow": "", "quick": "", "later": "quick"}
     todo = [study.Trial("3e-6", name, seed, "own", None, after[name]) for name in after for seed in (0, 1)]
