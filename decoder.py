@@ -205,9 +205,8 @@ class Graph:
         self.cache.used = used  # capturing runs nothing
 
 
-LAST: dict[
-    int, Any
-] = {}  # of each device the stream of its captures, and the last graph: the next takes over its memory
+# Of each device the stream of its captures, and the last graph: the next takes over its memory.
+LAST: dict[int, Any] = {}
 
 
 @contextlib.contextmanager

@@ -366,3 +366,17 @@ def test_checkpointing_gives_the_same_gradient(pair):
         ours.unembed(ours(tokens)).logsumexp(-1).sum().backward()
         gradients.append([p.grad.clone() for p in ours.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients))
+
+
+def test_choosing_cuda_rounds_factors_and_leaves_cudnn_out(monkeypatch):
+    """And choosing another device changes nothing."""
+    precision = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        model.choose_device("cpu")
+        assert torch.get_float32_matmul_precision() == precision and torch.backends.cuda.cudnn_sdp_enabled()
+        assert model.choose_device("auto") == "cuda"
+        assert torch.get_float32_matmul_precision() == "high" and not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.enable_cudnn_sdp(True)
