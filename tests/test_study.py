@@ -376,6 +376,18 @@ def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
             signal.signal(number, handler)
 
 
+def test_a_trial_sets_up_its_device_wherever_it_runs(tmp_path, monkeypatch):
+    """What choose_device switches is of a process, and a worker that trains nothing has not been asked to choose."""
+
+    def choose(name):
+        raise LookupError(f"chosen: {name}")
+
+    monkeypatch.setattr(model, "choose_device", choose)
+    trial = study.Trial("frozen", "fixed 0.7", 0, "0.7", None)
+    with pytest.raises(LookupError, match="chosen: cuda"):
+        study.run_trial(trial, tmp_path, study.Asked("test", 5, device="cuda"))
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_trials_wait_for_a_free_job_and_for_what_they_start_from_alone(jobs, tmp_path, monkeypatch):
     said: list[tuple] = []
