@@ -31,7 +31,7 @@ def one_step(
     attend, dtype, device, prompts, samples, heads, kv_heads, d_head, longest, room, column, together, done
 ) -> None:
     """Some rows have left; in the caches is noise where nothing has been written."""
-    tolerance = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 3e-2}[dtype]
     kept = torch.rand(prompts * samples) < 0.8
     kept[0] = True
     slot_of_row = kept.nonzero()[:, 0]
