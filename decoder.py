@@ -27,10 +27,10 @@ from model import WideProduct, rotate, waves
 def fused(function: Callable, device: str) -> Callable:
     """`function` in few kernels, most often one, where kernels are built.
 
-    Compiled at its first call, once more for any number of rows where that changes, and for a row alone; all of that for each
-    width.  Torch stops at eight, and then runs the function as it stands."""
+    Compiled at its first call, once more for any number of rows where that changes, and for a row alone."""
     if not builds_kernels(device):
         return function
+    # All of that for each width and dtype; after eight in all torch would run the function as it stands.
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(function)
 

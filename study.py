@@ -14,7 +14,6 @@ on test problems under its own policy, at two common temperatures and greedily (
 
 import argparse
 import contextlib
-import hashlib
 import io
 import json
 import multiprocessing
@@ -23,7 +22,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
@@ -40,23 +38,7 @@ import tasks
 import tokenizer
 import train
 import trials
-from trials import Size, Trial, folder_of
-
-
-class Asked(NamedTuple):
-    """The problems that a trial is evaluated on, and where it runs."""
-
-    split: str
-    problems: int
-    skip: int = 0  # so many before these
-    device: str = "cpu"
-
-    def __str__(self) -> str:
-        skipped, where = (
-            f" after the first {self.skip}" * (self.skip > 0),
-            f" on {self.device}" * (self.device != "cpu"),
-        )
-        return f"{self.problems} {self.split} problems{skipped}{where}"
+from trials import Asked, Size, Trial, folder_of, problems_of, weights_of, write
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
@@ -106,26 +88,6 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
     return result
-
-
-def write(result: dict, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "result.json.new"
-    new.write_text(json.dumps(result))
-    os.replace(new, folder / "result.json")
-
-
-def weights_of(base: str) -> str:
-    """What tells a base model's weights from those of another: 16 digits of their SHA-256."""
-    files = sorted(Path(base).glob("model*.safetensors"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-
-
-def problems_of(result: dict) -> Asked:
-    """What it was evaluated on; KeyError or TypeError where it is no result."""
-    successes = result["evaluations"]["own"]["successes"]
-    of = result.get("split", "test"), len(successes), result.get("skip", 0), result.get("device", "cpu")
-    return Asked(*of)  # older results do not name all
 
 
 def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:

@@ -1,4 +1,4 @@
-"""What the study of study.py consists of: methods, the settings of each, and the trials that compare them.
+"""What the study of study.py consists of: methods, the settings of each, the trials that compare them, and a trial's result.
 
 A trial is one method with one seed.  A regime says what learns, and for how long:
 
@@ -15,6 +15,9 @@ head's rollouts on the tokens instead, and is decoded at every fixed temperature
 The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on the tuning problems, each from eight.
 """
 
+import hashlib
+import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,3 +208,40 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
 
 def folder_of(trial: Trial, root: Path, method: str = "") -> Path:
     return root / trial.regime / (method or trial.method).replace(" ", "-").replace(",", "") / f"seed-{trial.seed}"
+
+
+# ---- a trial's result on disk --------------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """The problems that a trial is evaluated on, and where it runs."""
+
+    split: str
+    problems: int
+    skip: int = 0  # so many before these
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        skipped = f" after the first {self.skip}" * (self.skip > 0)
+        where = f" on {self.device}" * (self.device != "cpu")
+        return f"{self.problems} {self.split} problems{skipped}{where}"
+
+
+def write(result: dict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / "result.json.new"
+    new.write_text(json.dumps(result))
+    os.replace(new, folder / "result.json")
+
+
+def weights_of(base: str) -> str:
+    """What tells a base model's weights from those of another: 16 digits of their SHA-256."""
+    files = sorted(Path(base).glob("model*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def problems_of(result: dict) -> Asked:
+    """What it was evaluated on; KeyError or TypeError where it is no result."""
+    successes = result["evaluations"]["own"]["successes"]
+    of = result.get("split", "test"), len(successes), result.get("skip", 0), result.get("device", "cpu")
+    return Asked(*of)  # older results do not name all
