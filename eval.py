@@ -205,6 +205,7 @@ def run(arguments) -> dict[str, dict]:
     policies = {name: baselines.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
     transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
+    model.choose_threads(transformer.config.d_model)
     stems = [Path(name).stem for name in benchmarks]
     results: dict[str, dict] = {}
     for benchmark, problems in benchmarks.items():

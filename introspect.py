@@ -48,6 +48,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     tau^2 that is the squared gradient of log pi_theta with respect to the logits; as it is, that of tau log pi_theta (rl.token_step).
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
+    model.choose_threads(transformer.config.d_model)
     head, generator = baselines.make("own", folder), torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)

@@ -206,6 +206,7 @@ def main() -> None:
         arguments.device = model.choose_device(arguments.device)
     except ValueError as error:
         parser.exit(2, f"pretrain.py: --device: {error}\n")
+    model.choose_threads(arguments.width)
     try:
         problems = tasks.load(arguments.task) if arguments.task.partition(":")[0] in tasks.GENERATED else []
     except ValueError:

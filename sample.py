@@ -238,6 +238,7 @@ def main() -> None:
         folder = weights.find_folder(arguments.model)
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
         transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
+        model.choose_threads(transformer.config.d_model)
         policy = baselines.make(arguments.policy, folder, device)
         prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
         generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)

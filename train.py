@@ -169,6 +169,7 @@ def prepare(c: config.Config) -> Parts:
     training, held_out = choose_problems(c, vocabulary)
     length = c.max_new_tokens or tasks.completion_length(training[0][0])
     transformer, policy, reference = load_policies(c, source)
+    model.choose_threads(transformer.config.d_model)
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
     prompts = [ids for _, ids in training] + [tasks.render(p.problem, vocabulary, c.template) for p in held_out]
     sample.check_lengths(transformer, prompts, length)

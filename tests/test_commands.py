@@ -366,6 +366,25 @@ def test_pretrain_writes_a_folder_that_train_reads(task, tmp_path, here):
     assert any(name in row for name in ("tau/operator", "tau/operand", "tau/format")), "temperatures by what a token is"
 
 
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "sample.py", "pretrain.py"])
+def test_a_narrow_model_has_one_thread(script, base, here, tmp_path, monkeypatch):
+    """On many, small operations mostly wait for threads to wake; and one is what the README's figures are of."""
+    flags = {
+        "train.py": dict(model=base, task="countdown:4", out=tmp_path / "run") | SHORT | {"steps": 1},
+        "eval.py": dict(model=base, benchmark="countdown:4", problems=1, samples=1, max_new_tokens=2, policy="1.0"),
+        "sample.py": dict(model=base, prompt="3,5,7=22:", max_new_tokens=2),
+        "pretrain.py": dict(out=tmp_path / "base", task="countdown:4", steps=1, batch_size=1),
+    }
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        code, _, error = here(script, **flags[script])
+        assert (code, torch.get_num_threads()) == (0, 1), error
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---- help -----------------------------------------------------------------------------------------------------------
 
 

@@ -380,3 +380,17 @@ def test_choosing_cuda_rounds_factors_and_leaves_cudnn_out(monkeypatch):
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@pytest.mark.parametrize("d_model, asked, threads", [(128, None, 1), (255, None, 1), (256, None, 3), (128, "3", 3)])
+def test_narrow_models_run_on_one_thread_unless_asked_otherwise(d_model, asked, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        model.choose_threads(d_model)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
