@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+# Small tensors: more threads only wait for each other, and numpy's, which spin, starve the suite's other process.  Before
+# anything reads it, and for the commands too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 import torch
@@ -20,7 +24,7 @@ hypothesis.settings.load_profile("house")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
-    torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+    torch.set_num_threads(1)  # also where the environment asks for more
 
 
 @pytest.fixture
