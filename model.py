@@ -142,6 +142,12 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # torch would import its compiler for it, a second and a half
+            super().reset_parameters()
+
+
 class Transformer(nn.Module):
     """tokens (B, T) -> hidden (B, T, d_model).  Rows are padded on the right, so a row never sees its padding."""
 
@@ -151,8 +157,8 @@ class Transformer(nn.Module):
         self.checkpointing = False  # recompute each layer in the backward pass: less memory, a third more time
         self.compute_dtype: torch.dtype | None = None  # torch.bfloat16 on a GPU; the weights themselves stay float32
         self.original_config: dict = {}  # the config.json that the weights came with; `save` keeps its other fields
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
-        self.position = nn.Embedding(config.max_length, config.d_model) if config.position == "learned" else None
+        self.embed = Embedding(config.vocab_size, config.d_model)
+        self.position = Embedding(config.max_length, config.d_model) if config.position == "learned" else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
         self.unembedding = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)

@@ -205,8 +205,10 @@ def sample_in_parts(
 def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Problem, list[int]]], list[tasks.Problem]]:
     """Training problems with their prompt ids, and held-out problems; no problem is in both, none has a long prompt."""
     problems = tasks.load(c.task, "train")
-    if c.eval_task or problems[0].kind in tasks.GENERATED:
-        set_aside = tasks.load(c.eval_task or c.task, "test")
+    if c.eval_task:
+        set_aside = tasks.load(c.eval_task, "test")
+    elif problems[0].kind in tasks.GENERATED:
+        set_aside = tasks.load(c.task, "test", c.final_problems)  # no split shares a problem with another
     else:
         set_aside = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]
     texts = {problem.problem for problem in set_aside}
