@@ -185,22 +185,22 @@ class Graph:
         self.hidden: Any = None
 
     def __call__(self, token: Tensor) -> Tensor:
-        """As Decoder; what it returns is overwritten by the next call."""
+        """As Decoder; what it returns is overwritten by the next call, of this or of any graph on the device: they share memory."""
         shape = (self.cache.version, self.cache.extent(self.cache.used + 1))
-        if shape != self.shape:
-            self.graph, self.hidden, self.shape = None, None, shape
-            return self.decoder(token, self.cache)
-        if self.graph is None:
-            self.capture(token)
-        self.token.copy_(token)
-        self.graph.replay()
+        with torch.cuda.device(token.device):  # cuda:1 too: kernels, streams and graphs are of the current device
+            if shape != self.shape:
+                self.graph, self.hidden, self.shape = None, None, shape
+                return self.decoder(token, self.cache)
+            if self.graph is None:
+                self.capture(token)
+            self.token.copy_(token)
+            self.graph.replay()
         self.cache.used += 1
         return self.hidden
 
     def capture(self, token: Tensor) -> None:
         self.graph, self.token, used = torch.cuda.CUDAGraph(), token.clone(), self.cache.used
-        # On cuda:1 too: streams and graphs are of the current device.
-        with torch.cuda.device(token.device), capturing(self.graph):
+        with capturing(self.graph):
             self.hidden = self.decoder(self.token, self.cache)
         self.cache.used = used  # capturing runs nothing
 

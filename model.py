@@ -235,8 +235,13 @@ def choose_device(name: str = "auto") -> str:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in there.items() if present)
-    if not there.get(name.split(":")[0]):
-        raise ValueError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
+    kind, colon, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not there.get(kind) or colon and index not in map(str, range(count)):
+        several = f" (cuda:0 to cuda:{torch.cuda.device_count() - 1})" if there["cuda"] else ""
+        raise ValueError(
+            f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}{several}"
+        )
     if name.startswith("cuda"):
         # What is not in bfloat16, the head's products, are of factors of 11 bits.
         torch.set_float32_matmul_precision("high")

@@ -125,8 +125,9 @@ def generate(
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     eos = torch.tensor(sorted(eos_ids), device=device)
     on_cuda, decoder = can_capture(device), Decoder(transformer)
-    # Steps between looks at who has ended: a GPU would wait for each.
-    patience = 16 if on_cuda and on_token is None else 1
+    # Steps between looks at who has ended, as a GPU would wait for each; and the share that stays where none leave, as leaving
+    # costs a new graph there.  Whoever sees each step sees rows leave at once.
+    patience, enough = (16, 0.8) if on_cuda and on_token is None else (1, 1.0)
     cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
     at_once = max(1, PROMPT_TOKENS_AT_ONCE[device.type] // longest)  # prompts
     decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)
@@ -153,7 +154,7 @@ def generate(
             left = going.nonzero()[:, 0]
             if len(left) == 0:
                 break
-            if len(left) < (0.8 if on_cuda else 1.0) * len(rows):  # leaving costs a new graph there
+            if len(left) < enough * len(rows):
                 rows, token, temperature, going = rows[left], token[left], temperature[left], going[left]
                 cache.keep(left)
         if step + 1 < max_new_tokens:

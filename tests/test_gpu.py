@@ -34,7 +34,7 @@ CONFIG = model.Config(
     max_length=512,
     qk_norm=True,
 )
-SOME_END = set(range(0, CONFIG.vocab_size, 50))
+SOME_END = set(range(0, CONFIG.vocab_size, 20))  # a twentieth: of 24 rows none has 200 tokens, but once in a thousand
 
 
 def rollout_of(transformer, head, seed=0, new=32, ends=frozenset({7})):
@@ -141,15 +141,17 @@ def test_fused_functions_are_the_functions(function):
 
 
 @pytest.mark.parametrize("kind", trials.ABLATIONS)
+@pytest.mark.parametrize("dtype, tolerance", [(None, 1e-3), (torch.bfloat16, 1e-2)])
 @torch.no_grad()
-def test_heads_with_a_reading_of_their_own_are_replayed(both, kind):
+def test_heads_with_a_reading_of_their_own_are_replayed(both, dtype, tolerance, kind):
     transformer, head = both[0], trials.ABLATIONS[kind](CONFIG.d_model).cuda()
+    transformer.compute_dtype = dtype
     head.unembed = transformer.unembed
     rollout = rollout_of(transformer, head, ends=SOME_END)
     mask = rollout.mask
     action = Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask], None)
     replayed = head.log_prob(rollout.hidden[mask.cpu()].cuda(), action)
-    torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=tolerance, atol=tolerance)
 
 
 @torch.no_grad()
@@ -209,7 +211,7 @@ def test_where_memory_ends_half_the_micro_batch_has_the_same_gradient(both, caps
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before, total = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction((before + room) / total)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (before + room) / total))
         try:
             rl.token_step(tried, optimizer, rollout, advantage, settings)
         finally:

@@ -1,6 +1,8 @@
 """model.py against transformers: every family, whole sequences and token by token, ragged prompts, save and load."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -368,18 +370,47 @@ def test_checkpointing_gives_the_same_gradient(pair):
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients))
 
 
-def test_choosing_cuda_rounds_factors_and_leaves_cudnn_out(monkeypatch):
+@pytest.fixture
+def two_cards(monkeypatch):
+    """A machine that says it has two, and what choosing one switches put back."""
+    precision = torch.get_float32_matmul_precision()
+    for name, value in (("is_available", True), ("device_count", 2)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_choosing_cuda_rounds_factors_and_leaves_cudnn_out(two_cards):
     """And choosing another device changes nothing."""
     precision = torch.get_float32_matmul_precision()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    try:
-        model.choose_device("cpu")
-        assert torch.get_float32_matmul_precision() == precision and torch.backends.cuda.cudnn_sdp_enabled()
-        assert model.choose_device("auto") == "cuda"
-        assert torch.get_float32_matmul_precision() == "high" and not torch.backends.cuda.cudnn_sdp_enabled()
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.enable_cudnn_sdp(True)
+    model.choose_device("cpu")
+    assert torch.get_float32_matmul_precision() == precision and torch.backends.cuda.cudnn_sdp_enabled()
+    assert model.choose_device("auto") == "cuda"
+    assert torch.get_float32_matmul_precision() == "high" and not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:1", "cpu", "cpu:0"])
+def test_a_device_may_have_its_number(name, two_cards):
+    assert model.choose_device(name) == name
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:x", "cuda:", "cuda:-1", "cpu:1", "tpu", ""])
+def test_a_device_that_is_not_there_is_refused(name, two_cards):
+    with pytest.raises(ValueError, match=r"is not on this machine; there is cuda, cpu \(cuda:0 to cuda:1\)"):
+        model.choose_device(name)
+
+
+def test_loading_does_not_import_torchs_compiler(tmp_path):
+    """It takes as long as all else at the start of sample.py and eval.py; and shapes alone need no random numbers."""
+    reference("gpt2").save_pretrained(tmp_path)  # both kinds of embedding
+    code = "import sys, model; model.load(sys.argv[1]); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == 0
+    torch.manual_seed(0)
+    ours = model.Embedding(300, 64)
+    torch.manual_seed(0)
+    assert torch.equal(ours.weight, torch.nn.Embedding(300, 64).weight), "where there is something to fill, as ever"
 
 
 @pytest.mark.parametrize("d_model, asked, threads", [(128, None, 1), (255, None, 1), (256, None, 3), (128, "3", 3)])

@@ -476,17 +476,27 @@ def captured(monkeypatch) -> list:
         captures.append(self.shape)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
-    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    current = []
+
+    @contextlib.contextmanager
+    def device(place):
+        current.append(place)
+        yield
+        current.pop()
+
+    def step(self, token, cache, really=decoder.Decoder.__call__):
+        assert current == [token.device], "a kernel runs on the current device, wherever its tensors are"
+        return really(self, token, cache)
+
+    monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(decoder, "capturing", contextlib.nullcontext)
+    monkeypatch.setattr(decoder.Decoder, "__call__", step)
     monkeypatch.setattr(decoder.Graph, "capture", capture)
     monkeypatch.setattr(sample, "can_capture", lambda device: True)
     return captures
 
 
-@pytest.mark.parametrize(
-    "ends, new, least", [({5, 6, 7, 8}, 300, 3), (set(), 300, 2), (set(range(0, 300, 20)), 100, 2)]
-)
-def test_a_captured_step_is_the_step(captured, ends, new, least):
+def model_and_head() -> tuple[model.Transformer, TemperatureHead]:
     torch.manual_seed(0)
     config = model.Config(
         vocab_size=300,
@@ -503,6 +513,14 @@ def test_a_captured_step_is_the_step(captured, ends, new, least):
     with torch.no_grad():
         transformer.unembedding.weight.mul_(3)
         head.w2.weight.mul_(30)
+    return transformer, head
+
+
+@pytest.mark.parametrize(
+    "ends, new, least", [({5, 6, 7, 8}, 300, 3), (set(), 300, 2), (set(range(0, 300, 20)), 100, 2)]
+)
+def test_a_captured_step_is_the_step(captured, ends, new, least):
+    transformer, head = model_and_head()
     prompts = [list(range(1, 1 + length)) for length in (3, 17, 9, 5)]
     rollout = sample.generate(transformer, head, prompts, 8, new, ends, torch.Generator().manual_seed(1), True)
     assert len(captured) >= least, "again where rows have left, and every 256 tokens"
@@ -514,3 +532,16 @@ def test_a_captured_step_is_the_step(captured, ends, new, least):
     for ids, keep, whole in zip(rollout.tokens, rollout.mask, rollout.finished.tolist()):
         drawn = ids[keep].tolist()
         assert not ends.intersection(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
+
+
+def test_who_sees_every_step_sees_a_row_leave_at_once(captured):
+    """A policy that follows each row (oracle.py) has as many as draw."""
+    ends, going, rows = torch.arange(0, 300, 20), [32], []
+
+    def see(step, token, temperature):
+        rows.append(len(token))
+        going.append(int((~torch.isin(token, ends)).sum()))
+
+    generator = torch.Generator().manual_seed(1)
+    sample.generate(*model_and_head(), [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator, on_token=see)
+    assert rows == going[: len(rows)] and len(set(rows)) > 8 and captured
