@@ -34,7 +34,9 @@ CONFIG = model.Config(
     max_length=512,
     qk_norm=True,
 )
-SOME_END = set(range(0, CONFIG.vocab_size, 20))  # a twentieth: of 24 rows none has 200 tokens, but once in a thousand
+SOME_END = set(
+    range(0, CONFIG.vocab_size, 20)
+)  # so many that all of 24 rows end within 200 tokens, but once in a thousand times
 
 
 def rollout_of(transformer, head, seed=0, new=32, ends=frozenset({7})):
