@@ -109,11 +109,12 @@ def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str)
         label = f"{name}: operand {best[0]}, operator {best[1]}, result {best[2]}"
         methods[label] = [result_of(transformer, vocabulary, policy, test, seed) for seed in range(seeds)]
     print(findings.accuracy_table(methods | heads))
-    print("\n| | less | Avg@8 | Pass@8 |\n|---|---|---|---|")
+    if heads:
+        print("\n| | less | Avg@8 | Pass@8 |\n|---|---|---|---|")
     for head, told in itertools.product(heads, methods):
         less = [frontier.difference(heads[head], methods[told], metric) for metric in ("Avg", "Pass")]
-        print("| {} | {} | ".format(head, told.partition(":")[0]), end="")
-        print(" | ".join("{:+.1f} [{:+.1f}, {:+.1f}]".format(*of) for of in less) + " |")
+        cells = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*of) for of in less]
+        print("| " + " | ".join([head, told.partition(":")[0], *cells]) + " |")
 
 
 def main() -> None:

@@ -128,6 +128,7 @@ def test_it_runs(base, monkeypatch, capsys):
     monkeypatch.setattr(oracle, "GRID", [(0.3, 0.9, 0.1)])
     code, printed, error = command(monkeypatch, capsys, "--problems", "8", "--tuning", "4", "--seeds", "1")
     assert code == 0 and printed.count("operand 0.3, operator 0.9, result 0.1 | 1 |") == 2, error
+    assert "less" not in printed, "no heads, no differences"
 
 
 @pytest.mark.parametrize(
