@@ -8,8 +8,8 @@
     python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept docs/trials-modular.jsonl.gz
 
 Where the rule is level with a learned temperature, that is worth no more than telling the kinds apart; where it is below, the head
-sees more than kinds.  Tokens are those of the base model.  The three numbers are the best of 60 settings on the tuning problems, by the sum of both metrics and
-by Avg@8 alone, as those of the rules in trials.py, which had eight.
+sees more than kinds.  Tokens are those of the base model.  The three numbers are the best of 60 settings on the tuning problems, by
+the sum of both metrics and by Avg@8 alone; those of the rules in trials.py are the best of eight.
 """
 
 import argparse

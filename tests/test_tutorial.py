@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import faults
-
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "TUTORIAL.md", "docs/ABLATIONS.md", "docs/scaling.md")]
 # [`rl.py:12`](rl.py#L12) `some of that line`
@@ -58,6 +56,13 @@ def test_pointers_land_on_the_lines_they_name(document):
         assert (file, number) == (linked, anchor) and " ".join(words.split()) in line, (
             f"{file}:{number} is not {words!r}: {hint}"
         )
+
+
+def test_renumbering_is_a_command_of_its_own():
+    """Run as a script this file finds nothing of the repository on Python's path."""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=bare)
+    assert (done.returncode, done.stderr) == (1, "python tests/test_tutorial.py --renumber or --run\n")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
@@ -119,7 +124,7 @@ def test_the_commands_of_the_documents_have_the_flags_they_use(monkeypatch, caps
     every = {command for document in DOCUMENTS for command in commands(document)}
     assert len(every) >= 8
     for name in ("outlive_the_terminal", "at_once", "keep_freed_memory"):  # pytest's signals and memory are its own
-        monkeypatch.setattr(faults, name, lambda: None)
+        monkeypatch.setattr(f"faults.{name}", lambda: None)
     helps: dict[str, str] = {}
     for command in every:
         script = command.split()[1]
