@@ -4,7 +4,8 @@ A policy is anything with
 
     act(hidden (B, d), tau_previous (B,), *, logits (B, V), step, generator) -> Action        (see temperature_head.py)
 
-and a `tau_initial`.  To try an idea of your own, write such a class here and name it in `make`.
+and a `tau_initial`.  One that has a `see(step, tokens, temperatures)` too is shown what was drawn, as in oracle.py.  To try an
+idea of your own, write such a class here and name it in `make`.
 
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251

@@ -92,14 +92,14 @@ def evaluate(
     rows = rows or sample.rows_at_once(transformer, longest + max_new_tokens)
     generator = torch.Generator(transformer.device).manual_seed(seed)
     samples = 1 if getattr(policy, "temperature", None) == 0 else samples
-    stop, see = tasks.stop_ids(vocabulary), getattr(policy, "see", None)  # oracle.py's looks at every token
+    stop = tasks.stop_ids(vocabulary)
     correct, sums = [], np.zeros(5)
     per_batch = max(1, rows // samples)
     starts = range(0, len(problems), per_batch)
     for start in tqdm(starts, desc="evaluate", leave=False, disable=None if len(starts) > 4 else True):
         batch = problems[start : start + per_batch]
         prompts = asked[start : start + per_batch]
-        rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, stop, generator, on_token=see)
+        rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, stop, generator)
         texts = [vocabulary.decode(ids) for ids in rollout.completions()]
         repeated = [problem for problem in batch for _ in range(samples)]
         correct += tasks.rewards(repeated, texts, rollout.finished.tolist())

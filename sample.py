@@ -115,7 +115,8 @@ def generate(
     """Sample `samples_per_prompt` completions of each prompt; a prompt's samples are neighbouring rows.
 
     policy: anything with `act` and `tau_initial` (temperature_head.py, baselines.py).  `keep_hidden` stores h_t for the
-    training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens.
+    training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens, and so does a policy's
+    `see`, where it has one.
 
     At each step the rows that have not ended draw, in their order: first the policy, then the tokens.  (On CUDA those that
     have ended draw along until enough of them leave together; what they draw is dropped.)
@@ -125,9 +126,10 @@ def generate(
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     eos = torch.tensor(sorted(eos_ids), device=device)
     on_cuda, decoder = can_capture(device), Decoder(transformer)
+    looks = [look for look in (on_token, getattr(policy, "see", None)) if look is not None]
     # Steps between looks at who has ended, as a GPU would wait for each; and the share that stays where none leave, as leaving
     # costs a new graph there.  Whoever sees each step sees rows leave at once.
-    patience, enough = (16, 0.8) if on_cuda and on_token is None else (1, 1.0)
+    patience, enough = (16, 0.8) if on_cuda and not looks else (1, 1.0)
     cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
     at_once = max(1, PROMPT_TOKENS_AT_ONCE[device.type] // longest)  # prompts
     decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)
@@ -146,8 +148,8 @@ def generate(
         temperature = action.temperature  # tau_t ~ pi_phi
         token, log_prob, entropy = sample_token(logits, temperature, generator)  # y_t ~ pi_theta
         steps.append((rows, going, token, action, log_prob, entropy, hidden if keep_hidden else None))
-        if on_token is not None:
-            on_token(step, token, temperature)
+        for look in looks:
+            look(step, token, temperature)
         going = going & (token[:, None] != eos).all(1)
         if (step + 1) % patience == 0 or step + 1 == max_new_tokens:
             finished[rows] = ~going

@@ -56,19 +56,8 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     if again and trial.flags is not None:
         source = folder_of(trial, again)
     elif trial.flags is not None:
-        words = dict(out=folder, seed=trial.seed, device=asked.device, model=source, policy=trial.policy) | trial.flags
-        c = config.parse(
-            [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        )
-        config.validate(c)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
-            parts = train.prepare(c)
-            parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
-            train.train(c, parts)
+        metrics = learn(trial, folder, source, asked.device)
         source = folder
-        metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-        if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
-            raise faults.Stopped("a trial was ended before its last step")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
     transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
@@ -88,6 +77,25 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
     return result
+
+
+def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_of=None) -> list[dict]:
+    """Train from the model in `source` by train.py's own loop: the run's metrics, one dict a step; the run lies in `folder`.
+
+    `policy_of` makes a policy that has no name, of the vocabulary, to stand in for the trial's."""
+    words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
+    c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
+    config.validate(c)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
+        parts = train.prepare(c)
+        if policy_of is not None:
+            parts = parts._replace(policy=policy_of(parts.vocabulary))
+        parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
+        train.train(c, parts)
+    metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
+        raise faults.Stopped("a trial was ended before its last step")
+    return metrics
 
 
 def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:

@@ -13,8 +13,10 @@ import findings
 import model
 import oracle
 import sample
+import study
 import tasks
 import tokenizer
+import trials
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = st.integers(0, 1999).map(str)
@@ -62,7 +64,7 @@ def test_each_row_has_the_temperature_of_its_own_place(base):
     def rollout() -> sample.Rollout:
         generator = torch.Generator().manual_seed(0)
         length = tasks.completion_length(problems[0])
-        return sample.generate(transformer, policy, prompts, 8, length, stop, generator, on_token=policy.see)
+        return sample.generate(transformer, policy, prompts, 8, length, stop, generator)
 
     drawn = rollout()
     assert len(set(drawn.mask.sum(1).tolist())) > 2, "rows of several lengths"
@@ -115,7 +117,7 @@ def test_the_best_settings_are_chosen_on_tuning_problems_and_held_against_heads(
     )
     tuning, test = tasks.load("modular", "tuning", 1)[0], tasks.load("modular", "test", 1)[0]
     assert asked[:3] == [(tuning, 3, 1.2, 0), (tuning, 3, 0.6, 0), (tuning, 3, 1.2, 0)]
-    assert asked[3:] == [(test, 4, 1.2, 0), (test, 4, 1.2, 1), (test, 4, 0.6, 0), (test, 4, 0.6, 1)]
+    assert asked[3:] == [(test, 4, 1.2, 0), (test, 4, 0.6, 0), (test, 4, 1.2, 1), (test, 4, 0.6, 1)]
     assert "| head, mean (frozen) | told | +25.0 [" in printed, "50.0 less 2 of 8"
     code, _, error = command(monkeypatch, capsys, "--problems", "5", "--kept", "trials")
     assert (code, error) == (
@@ -131,6 +133,46 @@ def test_it_runs(base, monkeypatch, capsys):
     assert "less" not in printed, "no heads, no differences"
 
 
+def test_tokens_learn_under_the_rule_with_the_flags_of_the_other_rules(base, monkeypatch, capsys):
+    of_run, evaluated = [], []
+    learn, result_of = study.learn, oracle.result_of
+
+    def spy(trial, *where, **how):
+        of_run.append((trial, learn(trial, *where, **how)))
+
+    def result(transformer, *of):
+        evaluated.append(transformer.embed.weight.detach().clone())
+        return result_of(transformer, *of)
+
+    monkeypatch.setattr(oracle, "GRID", [(0.3, 1.4, 0.1)])
+    monkeypatch.setattr(trials, "FULL", trials.FULL._replace(steps=1, prompts=16))
+    monkeypatch.setattr(study, "learn", spy)
+    monkeypatch.setattr(oracle, "result_of", result)
+    words = ("--problems", "8", "--tuning", "4", "--seeds", "1", "--regime", "3e-6-long")
+    code, printed, error = command(monkeypatch, capsys, *words)
+    assert code == 0 and printed.count("operand 0.3, operator 1.4, result 0.1 | 1 |") == 2, error
+    for trial, metrics in of_run:
+        assert trial.flags["token_lr"] == 3e-6 and trial.flags["steps"] == 3 and "token_weight" not in trial.flags
+        assert len(metrics) == 3 and {"token/loss"} == {key for key in metrics[0] if key.endswith("/loss")}
+        told = [metrics[-1][f"tau/{kind}"] for kind in ("operator", "result")]
+        assert told == pytest.approx([1.4, 0.1]), "the rule saw what was written"
+        assert 0.3 < metrics[-1]["tau/operand"] < 1.4, "a second digit stands where an operator may"
+    moved = [float((weight - evaluated[0]).abs().max()) for weight in evaluated]
+    assert moved[0] == 0 and all(1e-6 < by < 1e-4 for by in moved[1:]), "three steps of at most 3e-6 or so"
+
+
+def test_heads_are_those_of_the_regime(monkeypatch):
+    own = {"evaluations": {"own": {"successes": [1, 0]}}, "trial": {"task": "modular"}}
+    frozen, joint = (
+        ("head, mean", "head, pass@8, no-gate", "EAD"),
+        ("head, mean, every step", "head, mean, tokens first"),
+    )
+    found = {"frozen": dict.fromkeys(frozen, [own]), "3e-6": dict.fromkeys(joint, [own])}
+    monkeypatch.setattr(findings, "read", lambda file: found)
+    assert set(oracle.heads_of("kept", "modular", 2, "frozen")) == {"head, mean (frozen)"}
+    assert set(oracle.heads_of("kept", "modular", 2, "3e-6")) == {"head, mean, every step (3e-6)"}
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -139,6 +181,7 @@ def test_it_runs(base, monkeypatch, capsys):
         (("--task", "countdown:4"), "--base names one"),
         (("--base", "nowhere"), "nowhere"),
         (("--kept", "nowhere.gz"), "nowhere.gz"),
+        (("--regime", "finished"), "is none of: frozen, 3e-6"),
     ],
 )
 def test_mistakes(words, said, monkeypatch, capsys):
