@@ -5,7 +5,7 @@ A policy is anything with
     act(hidden (B, d), tau_previous (B,), *, logits (B, V), step, generator) -> Action        (see temperature_head.py)
 
 and a `tau_initial`.  One that has a `see(step, tokens, temperatures)` too is shown what was drawn, as in oracle.py.  To try an
-idea of your own, write such a class here and name it in `make`.
+idea of your own, write such a dataclass here, whose fields are its settings, and name it in `RULES`; one that learns in `LEARNED`.
 
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
@@ -13,6 +13,11 @@ idea of your own, write such a class here and name it in `make`.
     mixture    half of a prompt's samples at one fixed temperature, half at another
     TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
     sequence   one learned temperature a completion: the head, asked once
+
+Any of them can draw from what is left when unlikely tokens are cut away, p being the probability at temperature 1:
+
+    +min_p     where p < min_p * max p                                                                arXiv 2407.01082
+    +top_p     all but the likeliest that together have top_p                                         arXiv 1904.09751
 """
 
 import math
@@ -23,7 +28,9 @@ import torch
 from torch import Tensor
 
 import temperature_head
+import weights
 from temperature_head import Action, TemperatureHead
+from token_policy import token_policy
 
 
 def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
@@ -39,8 +46,8 @@ class Fixed:
     temperature: float = 1.0
 
     def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"a temperature is a number from 0 (greedy) up, and this one is {self.temperature}")
+        if not 0 <= self.temperature <= 1e6:
+            raise ValueError(f"a temperature is from 0 (greedy) to a million, and this one is {self.temperature}")
         self.tau_initial = self.temperature
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
@@ -89,7 +96,7 @@ class EDT:
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
         log_probs = logits.float().log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)  # H_t (B,)
+        entropy = -(log_probs.exp() * log_probs).nansum(-1)  # H_t (B,); a logit of -inf adds nothing
         tau = self.base * 0.8 ** (self.theta / entropy.clamp_min(1e-6))
         return chosen(tau.clamp(self.tau_min, self.tau_max), tau_previous)
 
@@ -129,6 +136,8 @@ class TAMPO(torch.nn.Module):
     def __init__(self, **settings):
         super().__init__()
         self.settings = self.SETTINGS | settings
+        if not 1 <= self.settings["candidates"] <= 1000:
+            raise ValueError(f"TAMPO has 1 to 1,000 candidates, and not {self.settings['candidates']:g}")
         candidates = torch.linspace(self.settings["lowest"], self.settings["highest"], int(self.settings["candidates"]))
         self.register_buffer("candidates", candidates)  # T_k (K,)
         self.register_buffer("scores", torch.zeros_like(candidates))  # (K,)
@@ -158,7 +167,7 @@ class TAMPO(torch.nn.Module):
         for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
             logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device))
             for k, temperature in enumerate(self.candidates):
-                log_probs = (logits / temperature).log_softmax(-1)  # (n, V)
+                log_probs = token_policy(logits, temperature.expand(len(logits)))  # (n, V)
                 of_tokens = log_probs.gather(-1, rollout.tokens[row, column][:, None])[:, 0]
                 log_likelihood[:, k].index_add_(0, row, of_tokens)
         log_likelihood /= rollout.mask.sum(1, keepdim=True)  # l_ik (B, K)
@@ -192,8 +201,9 @@ class SequenceHead(TemperatureHead):
         if step:
             zero = torch.zeros_like(tau_previous)
             return Action(tau_previous, zero.bool(), zero, zero)
-        z = super().act(hidden, tau_previous, generator=generator).z
-        action = Action(self.tau_min + z * (self.tau_max - self.tau_min), torch.ones_like(z, dtype=torch.bool), z, z)
+        action = super().act(hidden, tau_previous, generator=generator)
+        tau = self.tau_min + action.z * (self.tau_max - self.tau_min)
+        action = action._replace(temperature=tau, changed=torch.ones_like(action.changed))
         return action._replace(log_prob=self.log_prob(hidden, action))
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
@@ -204,32 +214,63 @@ class SequenceHead(TemperatureHead):
         raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
 
 
+def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
+    """The same policy, whose `act` takes unlikely tokens out of the logits that the token is then drawn from.
+
+    pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left, which training does not
+    recompute: such a policy can be sampled with and be evaluated, and where tokens are frozen its temperatures can learn.
+    """
+    act = policy.act
+
+    def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
+        p = logits.float().softmax(-1)  # (B, V)
+        if top_p < 1:
+            sorted_p, order = p.sort(descending=True)
+            enough = sorted_p.cumsum(-1) - sorted_p >= top_p  # without it: the likeliest stays, whatever top_p is
+            logits.masked_fill_(torch.zeros_like(enough).scatter(-1, order, enough), -1e9)
+        logits.masked_fill_(p < min_p * p.amax(-1, keepdim=True), -1e9)
+        return act(hidden, tau_previous, logits=logits, step=step, generator=generator)
+
+    policy.act = cut_and_act
+    return policy
+
+
 RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
 NAMES = (
-    "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt, mixture (with settings: edt:base=0.8,theta=0.2)"
+    "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt, mixture (with settings: edt:base=0.8,theta=0.2); "
+    "each alone or with +min_p=0.1 or +top_p=0.9"
 )
+MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "low", "high", "momentum", "min_p")
 
 
-def parse(name: str) -> tuple[str, dict[str, float]]:
-    """A policy's name and settings.
+def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
+    """A policy's name and settings, and what it cuts away.
 
-    >>> parse("edt:base=0.8,theta=0.2")
-    ('edt', {'base': 0.8, 'theta': 0.2})
+    >>> parse("edt:base=0.8,theta=0.2+min_p=0.1")
+    ('edt', {'base': 0.8, 'theta': 0.2}, {'min_p': 0.1})
     """
-    kind, _, rest = name.partition(":")
-    known = {"tampo": TAMPO.SETTINGS} | {rule: {f.name for f in fields(RULES[rule])} for rule in RULES}
-    settings = {}
-    for pair in rest.split(",") if rest else []:
-        key, _, value = pair.partition("=")
-        try:
-            settings[key] = float(value)
-        except ValueError:
-            settings[key] = math.nan
-        if key not in known.get(kind, ()) or not math.isfinite(settings[key]):
-            takes = f"takes numbers for {', '.join(sorted(known[kind]))}" if kind in known else "takes no settings"
-            raise ValueError(f"policy {name!r}: {kind} {takes}, and not {pair!r}")
-    return kind, settings
+    before, _, after = name.partition("+")
+    kind, _, rest = before.partition(":")
+    known = {"tampo": set(TAMPO.SETTINGS)} | {rule: {f.name for f in fields(RULES[rule])} for rule in RULES}
+
+    def read(pairs: str, of: str, names: set[str]) -> dict[str, float]:
+        settings = {}
+        for pair in pairs.split(",") if pairs else []:
+            key, _, value = pair.partition("=")
+            try:
+                settings[key] = float(value)
+            except ValueError:
+                settings[key] = math.nan
+            if key not in names or not (0 < settings[key] < 1e6 or settings[key] == 0 and key in MAY_BE_0):
+                takes = f"takes positive numbers for {', '.join(sorted(names))}" if names else "takes no settings"
+                raise ValueError(f"policy {name!r}: {of} {takes}, and not {pair!r}")
+        return settings
+
+    settings, cuts = read(rest, kind, known.get(kind, set())), read(after, "+", {"min_p", "top_p"})
+    if max(cuts.values(), default=0) > 1 or ("+" in name and not cuts):
+        raise ValueError(f"policy {name!r}: behind + stands min_p or top_p, a share of 1, as in 1.5+min_p=0.1")
+    return kind, settings, cuts
 
 
 def learns(name: str) -> bool:
@@ -238,30 +279,49 @@ def learns(name: str) -> bool:
 
 def begin(name: str, d_model: int, tau_min: float, tau_max: float):
     """A policy that learns, as it is before it has learned anything."""
-    kind, settings = parse(name)
-    return TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
+    kind, settings, cuts = parse(name)
+    policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
+    return cut(policy, **cuts) if cuts else policy
+
+
+def name_of(folder: str | Path) -> str:
+    """The policy that a run was trained with, as it ended; of another model the one that lies there, or temperature 1."""
+    ran = weights.trained_with(Path(folder))
+    name = ran.get("policy", "own" if (Path(folder) / temperature_head.FILE).is_file() else "1.0")
+    if parse(name)[0] == "ead" and "training_step" not in name:  # it moves with training
+        name += f"{',' if ':' in name else ':'}training_step={ran['steps']}"
+    return name
 
 
 def make(name: str = "", folder: str | Path = "", device="cpu"):
     """The policy that a command line names: a rule, or what was learned and lies in `folder` (own: whatever lies there).
 
-    Without a name it is the model's own where it has one, and temperature 1 where it has not.
+    Without a name it is what `name_of` says.
 
     >>> make("0.7").temperature
     0.7
     """
-    if not name:
-        name = "own" if (Path(folder) / temperature_head.FILE).is_file() else "1.0"
-    kind, settings = parse(name)
+    kind, settings, cuts = parse(name or name_of(folder))
     if kind in LEARNED:
         policy = temperature_head.load(folder, device, LEARNED)
         if kind not in ("own", policy.kind):
             raise ValueError(f"{folder} holds a temperature policy of the kind {policy.kind}, and not {kind}")
-        return policy
-    if kind in RULES:
-        return RULES[kind](**settings)
-    try:
-        temperature = 0.0 if name == "greedy" else float(name)
-    except ValueError:
-        raise ValueError(f"policy {name!r} is none of: {NAMES}") from None
-    return Fixed(temperature)
+        if "d_model" in policy.settings and (file := Path(folder) / "config.json").is_file():
+            of_model, of_head = (
+                weights.read_config(weights.read_json(file), str(file))["d_model"],
+                policy.settings["d_model"],
+            )
+            if of_model != of_head:
+                raise ValueError(
+                    f"{Path(folder) / temperature_head.FILE}: made for hidden states of {of_head} numbers, and those of "
+                    f"this model have {of_model}"
+                )
+    elif kind in RULES:
+        policy = RULES[kind](**settings)
+    else:
+        try:
+            temperature = 0.0 if kind == "greedy" else float(kind)
+        except ValueError:
+            raise ValueError(f"policy {name!r} is none of: {NAMES}") from None
+        policy = Fixed(temperature)
+    return cut(policy, **cuts) if cuts else policy

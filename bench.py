@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that everything runs")
     parser.add_argument("--out", default="", help="also write the tables as JSON to this file")
     arguments = parser.parse_args()
+    if Path(arguments.out or "-").is_dir():
+        parser.exit(2, f"bench.py: --out {arguments.out} is a folder, and names a file\n")
     try:
         device = model.choose_device(arguments.device)
         if device not in ("cpu", "cuda") or arguments.repeats < 1:

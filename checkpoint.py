@@ -9,7 +9,7 @@
         checkpoints/step-000100/          the same files, whole: what --resume reads
 
 A checkpoint is written beside its place and renamed into it, so that a kill leaves the one before whole; the folder's own
-files are hard links to it.  The last few are kept, and the one that did best in evaluation.  Nothing about randomness,
+files are hard links to it, but for the small ones.  The last few are kept, and the one that did best in evaluation.  Nothing about randomness,
 data order or schedule is saved, because all are functions of (seed, step): see `random_state` and `batch_indices`.
 """
 
@@ -27,8 +27,10 @@ import distributed
 import faults
 import model
 import tasks
+import weights
 
-STATE, CONFIG, LOGS = "trainer_state.pt", "run.json", ("metrics.jsonl", "samples.jsonl")
+STATE, CONFIG, LOGS = "trainer_state.pt", weights.RUN, ("metrics.jsonl", "samples.jsonl")
+LEFT_BEHIND = {"checkpoints", "before.json", weights.HELD_OUT, *LOGS, "tensorboard"}  # before the first checkpoint
 
 
 def random_state(seed: int, step: int, device="cpu", process: int = 0) -> torch.Generator:
@@ -54,7 +56,7 @@ def batch_indices(problems: int, per_step: int, step: int, seed: int) -> list[in
 def save(run: Path, step: int, transformer, head, vocabulary, optimizers: dict, config: dict, keep: int = 2) -> None:
     """Write `checkpoints/step-N`, where N steps are done, and show it as the run's folder.
 
-    Of the others the last `keep` stay, and the best.  Raises faults.Stopped where the disk is full.
+    The last `keep` stay, this one among them, and the best.  Raises faults.Stopped where the disk is full.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     new = final.with_name(f".{final.name}.{os.getpid()}")
@@ -101,7 +103,7 @@ def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, stat
     (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     logs = {name: (run / name).stat().st_size for name in LOGS if (run / name).exists()}
     torch.save({"step": step, "optimizers": states, "log_bytes": logs}, new / STATE)
-    for file in [*new.iterdir(), new]:
+    for file in [*(run / name for name in logs), *new.iterdir(), new]:
         sync(file)
 
 
@@ -135,12 +137,17 @@ def best_step(run: Path) -> int:
 
 
 def publish(run: Path, checkpoint: Path) -> None:
-    """Make the run's folder show this checkpoint's files, one atomic rename each."""
+    """Make the run's folder show this checkpoint's files, one atomic rename each.
+
+    The large ones are links; small ones are copies, since an editor that writes in place would change the checkpoint's."""
     for file in checkpoint.iterdir():
         link = run / f".{file.name}.{os.getpid()}"
         link.unlink(missing_ok=True)
         try:
-            os.link(file, link)
+            if file.suffix == ".json":
+                shutil.copyfile(file, link)
+            else:
+                os.link(file, link)
         except OSError:  # a file system without hard links
             shutil.copyfile(file, link)
         os.replace(link, run / file.name)
@@ -149,7 +156,8 @@ def publish(run: Path, checkpoint: Path) -> None:
 
 def whole_checkpoints(run: Path) -> list[Path]:
     """Oldest first; what was being written when a run was killed starts with a dot and is not among them."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"), key=lambda folder: int(folder.name[len("step-") :]))
+    folders = (folder for folder in (run / "checkpoints").glob("step-*") if folder.name[5:].isdigit())
+    return sorted(folders, key=lambda folder: int(folder.name[5:]))
 
 
 def clean(run: Path) -> None:
@@ -168,10 +176,10 @@ def begin(run: Path, transformer, keep: int) -> int:
     clean(run)
     for name in LOGS:
         (run / name).unlink(missing_ok=True)
-    needed, free = (keep + 1) * checkpoint_bytes(transformer), shutil.disk_usage(run).free
+    needed, free = (keep + 2) * checkpoint_bytes(transformer), shutil.disk_usage(run).free
     if free < needed:
         raise ValueError(
-            f"{run}: {keep} checkpoints and one being written take {needed / 2**20:,.0f} MB, and the disk has "
+            f"{run}: {keep} checkpoints, the best and one being written take {needed / 2**20:,.0f} MB, and the disk has "
             f"{free / 2**20:,.0f}: --out another disk, or a lower --keep-checkpoints"
         )
     return 0
@@ -220,9 +228,12 @@ def resume(run: Path, optimizers: dict) -> int:
         return step
     clean(run)
     publish(run, newest)
+    for name in ("after.json", "table.md"):  # of the end of a run that now goes on
+        (run / name).unlink(missing_ok=True)
     for name in LOGS:
-        if (run / name).exists():
-            os.truncate(run / name, logs.get(name, 0))
+        if (run / name).exists():  # to whole lines, as it may have lost its end with the power
+            whole = (run / name).read_bytes()[: logs.get(name, 0)]
+            os.truncate(run / name, whole.rfind(b"\n") + 1)
     return step
 
 

@@ -30,7 +30,7 @@ class Config:
     preset: str = option("modular", "a set of other defaults: qwen3-0.6b-gsm8k, qwen3-1.7b-math, qwen3-4b-math; without it --task chooses")
     # what is trained, on what
     model: str = option("base_model_modular", "folder in Hugging Face format, or hub id, or id@revision")
-    policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules")
+    policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules; +min_p=0.1 behind it cuts")
     task: str = option("modular", "modular, countdown, countdown:4, gsm8k, math, or a .jsonl file with problem and answer")
     eval_task: str = option("", "held-out problems, as --task; none: a generated task's test split, or some of the file set aside")
     template: str = option("auto", "prompt: auto, raw, plain, chat, chat-thinking")
@@ -44,7 +44,7 @@ class Config:
     samples_per_prompt: int = option(16, "completions a problem (G)")
     max_new_tokens: int = option(0, "longest completion, a longer one is cut and earns 0; 0: what a generated task needs, 1024 otherwise")
     max_prompt_tokens: int = option(512, "problems with longer prompts are left out")
-    rollout_rows: int = option(0, "completions sampled at a time; 0: as many as 16 GiB of keys and values hold, to 512")
+    rollout_rows: int = option(0, "completions sampled at a time, but never fewer than a problem's G; 0: as many as 16 GiB of keys and values hold, to 512")
     # objectives
     token_objective: str = option("mean", "mean (the paper's) or pass@8 (any number for 8; our extension)")
     temperature_objective: str = option("mean", "mean (the paper's) or pass@8 (any number for 8; our extension)")
@@ -165,6 +165,8 @@ def validate(c: Config) -> None:
         for name, bound in least.items()
         if not getattr(c, name) >= bound  # so that nan is wrong too
     ]
+    if c.max_grad_norm == 0:
+        wrong.append("--max-grad-norm 0 would scale every gradient to nothing; a large one, 1e9, does not clip")
     if not 0 < c.tau_min < c.tau_max:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
     if c.advantage not in ("grpo", "dr_grpo", "rloo"):
@@ -178,16 +180,24 @@ def validate(c: Config) -> None:
         if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
             wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
     try:
+        kind, settings, cuts = baselines.parse(c.policy)
+        if kind == "tampo":
+            baselines.TAMPO(**settings)
+        if cuts and c.schedule != "temperature":
+            cut = f"--policy {c.policy} cuts tokens away, of which token log-probs in training know nothing"
+            wrong.append(f"{cut}: --schedule temperature trains the temperature alone")
         if not baselines.learns(c.policy):
-            baselines.make(c.policy)
-            if c.schedule == "temperature" or c.temperature_first:
-                wrong.append(f"--policy {c.policy} does not learn, so there is no temperature to train alone")
+            rule = baselines.make(c.policy)
+            if getattr(rule, "temperature", 1) == 0:
+                wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
+            if c.schedule.startswith(("temperature", "blocks")) or c.temperature_first:
+                wrong.append(
+                    f"--policy {c.policy} does not learn, so there is no temperature to train alone or in turn"
+                )
     except ValueError as error:
         wrong.append(str(error))
     if c.policy.startswith("sequence") and c.temperature_entropy:
         wrong.append("--temperature-entropy is for a temperature at each token, and --policy sequence has one in all")
-    if c.policy in ("greedy", "0", "0.0"):
-        wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
     if c.prompts_per_step % distributed.size():
         wrong.append(f"--prompts-per-step {c.prompts_per_step} is no multiple of the {distributed.size()} processes")
     if c.policy.startswith("tampo") and distributed.size() > 1:
@@ -207,5 +217,12 @@ def validate(c: Config) -> None:
         wrong.append(f"--resume: {run} holds no checkpoint")
     if not c.resume and (checkpoint.whole_checkpoints(run) or (run / "config.json").exists()):
         wrong.append(f"{run} holds another run or model: --resume goes on with a run, --out names another place")
+    elif not c.resume and run.is_dir():  # a run writes over what has the names of its files
+        others = [
+            file.name for file in run.iterdir() if file.name[0] != "." and file.name not in checkpoint.LEFT_BEHIND
+        ]
+        others += [Path(task).name for task in (c.task, c.eval_task) if Path(task).resolve().parent == run.resolve()]
+        if others:
+            wrong.append(f"{run} holds {min(others)}, which is not of a run: --out names a folder for the run alone")
     if wrong:
         raise ValueError("; ".join(wrong))

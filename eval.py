@@ -28,11 +28,9 @@ import torch
 from tqdm import tqdm
 
 import baselines
-import checkpoint
 import model
 import sample
 import tasks
-import temperature_head
 import tokenizer
 import weights
 
@@ -148,16 +146,26 @@ def main() -> None:
         help="names (see tasks.py) or .jsonl files; none: a run's own held-out problems",
     )
     parser.add_argument(
-        "--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, ..."
+        "--policy",
+        nargs="+",
+        default=[],
+        help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, 1.5+min_p=0.1, ...; none: that of the run, and greedy",
     )
     parser.add_argument("--samples", type=int, default=8, help="samples a problem")
     parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
-    parser.add_argument("--max-new-tokens", type=int, default=0, help="0: what a generated task needs, 1024 otherwise")
     parser.add_argument(
-        "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
+        "--max-new-tokens", type=int, default=0, help="0: as a run was trained, or what a generated task needs, or 1024"
     )
     parser.add_argument(
-        "--rows", type=int, default=0, help="completions sampled at a time; 0: what 16 GiB hold, to 512"
+        "--template",
+        default="auto",
+        help="auto (as a run was trained), raw, plain, chat, chat-thinking: how a problem is asked",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="completions sampled at a time, all of a problem; 0: what 16 GiB hold, to 512",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes every draw")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -165,27 +173,28 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         results = run(arguments)
+        if arguments.out:
+            text = json.dumps({"arguments": vars(arguments), "results": results}, indent=1)
+            Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+        print(table(results))
     except (ValueError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\neval.py: interrupted", file=sys.stderr)
         sys.exit(130)
-    print(table(results))
-    if arguments.out:
-        text = json.dumps({"arguments": vars(arguments), "results": results}, indent=1)
-        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
 
 
-def own_benchmark(folder: Path) -> str:
+def own_benchmark(folder: Path, ran: dict) -> str:
     """The held-out problems of the run in this folder, or of an embedded model; ValueError where it has none."""
+    if (file := folder / weights.HELD_OUT).is_file():  # of a run whose problems cannot be generated again
+        return str(file)
     known = {of: task for task, of in tasks.EMBEDDED.items()}.get(folder.name, "")
-    if (file := folder / checkpoint.CONFIG).is_file():
+    if ran:
         try:
-            ran = json.loads(file.read_text(encoding="utf-8"))
             known = ran["eval_task"] or ran["task"] * (ran["task"].partition(":")[0] in tasks.GENERATED)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{file} is damaged; --benchmark names the problems") from None
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"{folder / weights.RUN} is damaged; --benchmark names the problems") from None
     if not known:
         raise ValueError(f"{folder} has no held-out problems of its own: --benchmark names some")
     return known
@@ -197,11 +206,15 @@ def run(arguments) -> dict[str, dict]:
         raise ValueError("--samples and --problems are at least 1, --rows and --max-new-tokens at least 0")
     if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
         raise ValueError(f"--out {arguments.out}: there is no such folder")
+    if Path(arguments.out or "-").is_dir():
+        raise ValueError(f"--out {arguments.out} is a folder, and names a file")
     device = model.choose_device(arguments.device)
     folder = weights.find_folder(arguments.model)
-    asked = arguments.benchmark or [own_benchmark(folder)]
+    ran = weights.trained_with(folder)
+    template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
+    asked = arguments.benchmark or [own_benchmark(folder, ran)]
     benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in asked}
-    names = arguments.policy or [("own" if (folder / temperature_head.FILE).is_file() else "1.0"), "greedy"]
+    names = arguments.policy or [baselines.name_of(folder), "greedy"]
     policies = {name: baselines.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
     transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
@@ -209,10 +222,10 @@ def run(arguments) -> dict[str, dict]:
     stems = [Path(name).stem for name in benchmarks]
     results: dict[str, dict] = {}
     for benchmark, problems in benchmarks.items():
-        length = arguments.max_new_tokens or tasks.completion_length(problems[0])
+        length = arguments.max_new_tokens or ran.get("max_new_tokens") or tasks.completion_length(problems[0])
         for name, policy in policies.items():
             evaluation = evaluate(
-                transformer, vocabulary, policy, problems, arguments.samples, length, arguments.template,
+                transformer, vocabulary, policy, problems, arguments.samples, length, template,
                 arguments.seed, arguments.rows,
             )  # fmt: skip
             label = Path(benchmark).stem if stems.count(Path(benchmark).stem) == 1 else benchmark

@@ -160,7 +160,7 @@ def within_memory(work, settings):
         # Here, and not in the except clause, whose traceback would hold the tensors that did not fit.
         if settings.halved:
             raise Stopped(
-                f"out of memory while training ({reason}), also with half the micro-batch: lower --micro-batch-tokens "
+                f"out of memory while training ({reason}): lower --micro-batch-tokens "
                 f"below {settings.micro_batch_tokens}, or --max-new-tokens, or add --checkpointing"
             )
         settings.halved, settings.micro_batch_tokens = True, max(1, settings.micro_batch_tokens // 2)

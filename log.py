@@ -160,7 +160,7 @@ class Log:
         """Draw the pictures, write table.md, and say what to look at."""
         rows = {}
         for when in ("before", "after"):
-            for name, summary in json.loads((self.run / f"{when}.json").read_text(encoding="utf-8")).items():
+            for name, summary in plot.read_json(self.run / f"{when}.json").items():
                 rows[f"{when}, {name}"] = summary
         samples = max(summary["samples"] for summary in rows.values())
         table = evaluation.table(rows, [f"Avg@{samples}", f"Pass@{samples}"])

@@ -103,8 +103,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
         self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
         self.o = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
-        self.q_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = make_norm(config, config.d_head) if config.qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation, attend) -> Tensor:
         # Products may be in bfloat16; norms and rotations are in x's dtype.

@@ -139,18 +139,22 @@ def frontier(evaluations: dict[str, dict]) -> Figure:
         return Figure("", "", "", [])
     pass_at = max(named, key=lambda name: int(name[5:]))
     avg = f"Avg@{pass_at[5:]}"
-    fixed, lines = [], []
+    fixed: dict[str, list] = {}
+    lines = []
     for name, summary in evaluations.items():
         if pass_at in summary and avg in summary:
             one = (summary[avg], summary[pass_at], *summary[f"{pass_at} 95%"], tuple(summary[f"{avg} 95%"]))
+            of, _, policy = name.rpartition(", ")  # "after, 0.7"; "modular, 0.7", as eval.py names them
             try:
-                fixed.append((float(name.rpartition(", ")[2]), *one))
+                temperature = float(policy)
             except ValueError:
                 lines.append(Line(name, *([value] for value in one), marks=True))
-    if fixed:
-        columns = [list(column) for column in zip(*sorted(set(fixed)))][1:]
-        label = " to ".join(dict.fromkeys(f"{end[0]:g}" for end in (min(fixed), max(fixed))))
-        lines.insert(0, Line(f"fixed {label}", *columns, marks=True))
+            else:
+                fixed.setdefault(of, []).append((temperature, *one))
+    for of, points in reversed(fixed.items()):
+        columns = [list(column) for column in zip(*sorted(set(points)))][1:]
+        label = " to ".join(dict.fromkeys(f"{end[0]:g}" for end in (min(points), max(points))))
+        lines.insert(0, Line(f"{of}, fixed {label}".removeprefix(", "), *columns, marks=True))
     return Figure("Avg@k against Pass@k", avg, pass_at, lines)
 
 
@@ -263,7 +267,7 @@ def draw(run: Path, evaluations: dict[str, dict] | None = None) -> list[Path]:
     for when in ("before", "after"):
         table |= {f"{when}, {name}": summary for name, summary in read_json(run / f"{when}.json").items()}
     page = report.page(run.name, settings, table | (evaluations or {}), shown, samples)
-    (run / "report.html").write_text(page, encoding="utf-8")
+    (run / "report.html").write_bytes(page.encode("utf-8", "replace"))  # half of a surrogate pair is no text
     return [run / "report.html", picture(run, shown), heat_map(run, samples)]
 
 
@@ -275,12 +279,14 @@ def main() -> None:
         "--frontier", nargs="+", default=[], help="files that eval.py --out wrote: more points to compare"
     )
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")  # a problem's text may hold what no terminal can show
     run, evaluations = Path(arguments.run), {}
     try:
         for file in map(Path, arguments.frontier):
             if not isinstance(found := read_json(file).get("results"), dict):
                 raise ValueError(f"{file}: not a file that eval.py --out has written")
-            evaluations |= found
+            where = f"{file.stem}, " if len(arguments.frontier) > 1 else ""
+            evaluations |= {where + name: summary for name, summary in found.items()}
         for file in draw(run, evaluations):
             print(file)
         samples = read(run / "samples.jsonl")[-4:] if (run / "samples.jsonl").is_file() else []
@@ -290,6 +296,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"plot.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nplot.py: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (KeyError, TypeError, AttributeError, IndexError) as error:  # JSON, and something else than a run writes
         print(
             f"plot.py: {run}: its files are not as a run left them ({type(error).__name__}: {error})", file=sys.stderr

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -141,14 +142,19 @@ def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4)
     return transformer
 
 
+def write_tokenizer(folder: Path) -> None:
+    """One token a byte, and one that ends a text."""
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 256}, indent=2) + "\n")
+
+
 def pretrain(arguments, problems: list[tasks.Problem]) -> None:
     out, start = Path(arguments.out), time.time()
-    (out / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
-    (out / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
-    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": 256}, indent=2) + "\n")
-    vocabulary = tokenizer.load(out)
-
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        vocabulary = tokenizer.load(folder)
     stream = batches(
         problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), arguments.aimless, arguments.slips
     )
@@ -173,6 +179,7 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
         optimizer.step()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}")
+    write_tokenizer(out)
     model.save(transformer, out)
     print(f"wrote {out} after {time.time() - start:.0f} s; last loss {loss.item():.3f} nats a token")
 
@@ -196,6 +203,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.out:
         parser.exit(2, "pretrain.py: --out is empty, and names the model's folder\n")
+    if (Path(arguments.out) / "config.json").exists():
+        parser.exit(2, f"pretrain.py: {arguments.out} holds a model already: --out names another folder\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
         parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
     if min(arguments.steps, arguments.batch_size, arguments.layers) < 1 or arguments.lr <= 0:

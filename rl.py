@@ -7,7 +7,8 @@ Both policies share the reward R(x, y) in {0, 1} and are updated in turn on the 
     token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
     temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
 
-pi_old is what the rollout recorded, so before the first optimizer step every ratio is 1.
+pi_old is what the rollout recorded, so before the first optimizer step every ratio is 1 (but for rounding: 1e-4 in float32,
+some percent where products are in bfloat16; the head's, whose h_t is stored, 1e-5).
 
 Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
 """
@@ -61,8 +62,8 @@ def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
     else:
         result = torch.stack([pass_at_k_advantages(row, parse_pass_at_k(kind, size)) for row in rewards])
     all_equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
-    result = torch.where(rewards.isfinite().all(1, keepdim=True), result, torch.nan)  # not silently a wrong answer
-    return torch.where(all_equal, 0.0, result)
+    result = torch.where(all_equal, 0.0, result)
+    return torch.where(rewards.isfinite().all(1, keepdim=True), result, torch.nan)  # not silently a wrong answer
 
 
 def parse_pass_at_k(kind: str, size: int) -> int:
@@ -191,8 +192,9 @@ def token_step(
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
         if settings.kl_penalty:
+            # k3, as in GRPO: its value estimates KL(pi || initial), its gradient is that of KL(initial || pi).
             log_ratio = initial - log_probs
-            loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)  # k3: unbiased, never negative
+            loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)
         return loss, log_probs - old
 
     def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

@@ -226,12 +226,14 @@ def main() -> None:
         "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
     )
     parser.add_argument("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
-    parser.add_argument("--policy", default="", help="own (default where there is one), greedy, 0.7, ead, edt")
+    parser.add_argument("--policy", default="", help="own, greedy, 0.7, ead, edt; none: that of the run, or 1")
     parser.add_argument(
         "--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end"
     )
     parser.add_argument(
-        "--template", default="auto", help="auto, raw, plain, chat, chat-thinking: how a problem is asked"
+        "--template",
+        default="auto",
+        help="auto (as a run was trained), raw, plain, chat, chat-thinking: how a problem is asked",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same completion")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -243,9 +245,11 @@ def main() -> None:
         transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
         model.choose_threads(transformer.config.d_model)
         policy = baselines.make(arguments.policy, folder, device)
-        prompt = tasks.render(arguments.prompt, vocabulary, arguments.template)
+        ran = weights.trained_with(folder)
+        template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
+        prompt = tasks.render(arguments.prompt, vocabulary, template)
         generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)
-        length = arguments.max_new_tokens or min(1024, transformer.config.max_length - len(prompt))
+        length = arguments.max_new_tokens or max(1, min(1024, transformer.config.max_length - len(prompt)))
         decoder, taus = codecs.getincrementaldecoder("utf-8")("replace"), []  # a token may be half a character
 
         def stream(step: int, token: Tensor, temperature: Tensor) -> None:

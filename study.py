@@ -190,6 +190,15 @@ def tune(root: Path, size: Size, jobs: int, device: str) -> None:
         print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {alone:4.1f}  {method}")
 
 
+@contextlib.contextmanager
+def one_line(parser):
+    """What a user sees who stops it."""
+    try:
+        yield
+    except (KeyboardInterrupt, faults.Stopped):
+        parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train and evaluate every method with every seed.")
     parser.error = lambda message: parser.exit(2, f"study.py: {message}; --help lists the flags\n")
@@ -251,7 +260,9 @@ def main() -> None:
     name += "-again" * bool(arguments.again)
     root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
     if arguments.tune:
-        return tune(root, size, arguments.jobs, device)
+        with one_line(parser):
+            tune(root, size, arguments.jobs, device)
+        return
     planned = trials.planned(size, arguments.regimes)
     names = {trial.method for trial in planned}
     wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
@@ -293,13 +304,10 @@ def main() -> None:
     if arguments.list:
         for trial in todo:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
-        return None
-    try:
+        return
+    with one_line(parser):
         run_all(todo, root, asked, arguments.jobs, again)
-    except (KeyboardInterrupt, faults.Stopped):
-        parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
     print(f"python findings.py {root}    makes the tables and pictures")
-    return None
 
 
 if __name__ == "__main__":

@@ -237,8 +237,9 @@ def read_jsonl(path: str) -> list[Problem]:
             for field in ("problem", "answer"):
                 if not isinstance(row, dict) or type(row.get(field)) not in (str, int, float):
                     raise ValueError(f"{path}, line {number}: the field {field!r} is missing or not text")
-            if str(row["answer"]).strip() and str(row["problem"]).strip():
-                problems.append(Problem(str(row["problem"]), str(row["answer"])))
+            problem, answer = (str(row[f]).encode("utf-8", "replace").decode() for f in ("problem", "answer"))
+            if problem.strip() and answer.strip():  # half of a surrogate pair, as scraped text may hold, is a ? here
+                problems.append(Problem(problem, answer))
             else:
                 empty += 1
     if empty:

@@ -16,6 +16,7 @@
 Different from the paper, which does not publish them: learning rates, the range of tau, the schedule.  See README.md.
 """
 
+import contextlib
 import copy
 import os
 import sys
@@ -116,8 +117,9 @@ def train(c: config.Config, parts: "Parts") -> None:
             distributed.refresh(sampler, transformer)
         if is_first:
             if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-                every = max(1, len(held_out) // c.eval_problems)  # spread over all: the first may be the easiest
-                metrics |= log.flat(evaluate(policy, held_out[::every][: c.eval_problems]))
+                count = min(c.eval_problems, len(held_out))  # spread over all: the first may be the easiest
+                some = [held_out[i * len(held_out) // count] for i in range(count)]
+                metrics |= log.flat(evaluate(policy, some))
             logs.metrics(metrics)
             is_best = any(name.startswith("eval/") for name in metrics) and checkpoint.best_step(run) == step + 1
         tokens_per_second = distributed.size() * int(rollout.mask.sum()) / (time.perf_counter() - started)
@@ -166,8 +168,12 @@ def prepare(c: config.Config) -> Parts:
         checkpoint.check_same(run, vars(c), vars(config.Config()))
     source = checkpoint.whole_checkpoints(run)[-1] if c.resume else weights.find_folder(c.model)
     vocabulary = tokenizer.load(source)
+    if not tasks.stop_ids(vocabulary):
+        raise ValueError(
+            f"{source} names no end-of-text token (eos_token_id), so no completion could end and earn anything"
+        )
     training, held_out = choose_problems(c, vocabulary)
-    length = c.max_new_tokens or tasks.completion_length(training[0][0])
+    length = c.max_new_tokens or max(tasks.completion_length(p) for p in (training[0][0], held_out[0]))
     transformer, policy, reference = load_policies(c, source)
     model.choose_threads(transformer.config.d_model)
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
@@ -181,7 +187,7 @@ def prepare(c: config.Config) -> Parts:
         checkpoint.resume(run, optimizers) if c.resume else checkpoint.begin(run, transformer, c.keep_checkpoints)
     )
     if distributed.is_first() and not c.resume and held_out[0].kind not in tasks.GENERATED:
-        tasks.write_jsonl(run / "held_out.jsonl", held_out)
+        tasks.write_jsonl(run / weights.HELD_OUT, held_out)
     return Parts(
         vocabulary, training, held_out, transformer, sampler, policy, reference, optimizers, first_step, length
     )
@@ -241,13 +247,17 @@ def load_policies(c: config.Config, source: Path):
         return transformer, baselines.make(c.policy), reference
     if (source / temperature_head.FILE).is_file():
         policy = baselines.make(c.policy, source, c.device)
-        low, high = (getattr(policy, name, getattr(c, name)) for name in ("tau_min", "tau_max"))
-        if (low, high) != (c.tau_min, c.tau_max):
+        kind, settings, _ = baselines.parse(c.policy)
+        asked: dict = settings | {"kind": kind, "tau_min": c.tau_min, "tau_max": c.tau_max}
+        holds: dict = {"kind": policy.kind} | policy.settings
+        if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
             raise ValueError(
-                f"{source} has a temperature head for [{low}, {high}]; go on with it by --tau-min "
-                f"{low} --tau-max {high}, or remove {temperature_head.FILE} to begin anew"
+                f"{source} has a temperature policy of {', '.join(different)}: go on with it by the flags that say so "
+                f"(--policy, --tau-min, --tau-max), or remove {temperature_head.FILE} to begin anew"
             )
         return transformer, policy, reference
+    if c.resume:
+        raise ValueError(f"{source / temperature_head.FILE}: missing; remove {source} to go on from the one before")
     torch.manual_seed(c.seed)
     policy = baselines.begin(c.policy, transformer.config.d_model, c.tau_min, c.tau_max)
     return transformer, policy.to(c.device), reference
@@ -268,14 +278,19 @@ def main() -> None:
     faults.outlive_the_terminal()
     faults.at_once()
     faults.keep_freed_memory()
+    made = None  # the folder, where it was not there before
     try:
         try:
             c = config.parse(sys.argv[1:])
             config.validate(c)
+            made = None if Path(c.out).exists() else Path(c.out)
             parts = prepare(c)
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
                 print(f"train.py: {error}", file=sys.stderr)
+            if made is not None:
+                with contextlib.suppress(OSError):  # it was not made, or another process has begun
+                    made.rmdir()
             sys.exit(2)
         train(c, parts)
         distributed.stop()

@@ -43,9 +43,15 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
         (f"mixture:low={low},high={high}", None)
         for low, high in ((0.1, 0.7), (0.1, 0.9), (0.1, 1.1), (0.3, 0.7), (0.3, 0.9), (0.3, 1.1), (0.5, 0.9), (0.5, 1.1))
     ],
+    "min-p": [(f"{tau}+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.3) for tau in (2, 10)],
+    "top-p": [(f"{tau}+top_p={p}", None) for p in (0.6, 0.7, 0.8, 0.9) for tau in (1, 2)],
     "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
     "sequence": [("sequence", PASS | flags) for flags in LEARNING],
     "head": [("own", PASS | flags) for flags in LEARNING],
+    "head, min-p": [
+        (f"own+min_p={p}", PASS | {"tau_max": high, "temperature_lr": 3e-3, "temperature_epochs": 2})
+        for p in (0.05, 0.1, 0.2, 0.3) for high in (1.5, 4.0)
+    ],
 }  # fmt: skip
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
@@ -61,6 +67,7 @@ class Chosen(NamedTuple):
     tampo: str
     sequence: dict
     head: dict
+    head_and_cut: tuple[str, dict]
 
 
 CHOSEN = {
@@ -69,10 +76,14 @@ CHOSEN = {
             "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=0.7,warm_tokens=4",
             "EDT": "edt:base=0.8,theta=1.0",
             "mixture": "mixture:low=0.5,high=0.9",
+            "min-p": "10+min_p=0.2",
+            "min-p for Avg@8": "10+min_p=0.3",
+            "top-p": "2+top_p=0.7",
         },
         tampo="tampo:sharpness=0.03,momentum=0.8",
         sequence={"temperature_lr": 6e-3, "temperature_epochs": 4},
         head={"temperature_lr": 3e-3, "temperature_epochs": 2},
+        head_and_cut=("own+min_p=0.1", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
     "modular": Chosen(  # here the rules that are best for Avg@8 alone are others, so these take part too
         rules={
@@ -81,10 +92,13 @@ CHOSEN = {
             "EDT": "edt:base=1.2,theta=1.0",
             "EDT for Avg@8": "edt:base=0.8,theta=1.0",
             "mixture": "mixture:low=0.5,high=0.9",
+            "min-p": "10+min_p=0.2",
+            "top-p": "2+top_p=0.8",
         },
         tampo="tampo:sharpness=0.003,momentum=0.8",
         sequence={"temperature_lr": 6e-3, "temperature_epochs": 4},
         head={"temperature_lr": 3e-3, "temperature_epochs": 2},
+        head_and_cut=("own+min_p=0.05", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
 }
 
@@ -179,6 +193,10 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, "sequence, pass@8", "sequence", flags | PASS | chosen.sequence, after)
             add(regime, "head, mean", "own", flags | chosen.head, after)
             add(regime, "head, pass@8", "own", flags | PASS | chosen.head, after)
+            if regime == "frozen":
+                policy, learning = chosen.head_and_cut
+                add(regime, "head, mean, min-p", policy, flags | learning)
+                add(regime, "head, pass@8, min-p", policy, flags | learning | PASS)
             for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
                 add(regime, f"head, pass@8, {name}", name, flags | PASS | chosen.head, after)
     if "frozen-long" in regimes:
@@ -191,7 +209,8 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         for name in GRID:
             add(regime, f"fixed {name}", name, rate)
         for name, policy in chosen.rules.items():
-            add(regime, name, policy, rate)
+            if "+" not in policy:  # where tokens learn, none can be cut away: see baselines.cut
+                add(regime, name, policy, rate)
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", chosen.tampo, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS | chosen.sequence)

@@ -20,6 +20,8 @@ HUB_FILES = [
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
     "chat_template.jinja",
 ]  # fmt: skip
+RUN, HELD_OUT = "run.json", "held_out.jsonl"  # beside the weights, in the folder of a run
+ACTIVATIONS = ("silu",), ("gelu_new", "gelu_pytorch_tanh")  # of the others, and of GPT-2
 INDEX = "model.safetensors.index.json"
 LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 NAMES = {  # our parameter names -> Llama's, which Qwen shares, and GPT-2's
@@ -65,7 +67,7 @@ def read_config(raw: dict, where: str) -> dict:
         "sliding-window attention": raw.get("use_sliding_window") or "sliding_attention" in str(raw.get("layer_types")),
         f"rope_type {rope_type!r}": rope_type not in ("default", "llama3"),
         "partial rotary": rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1,
-        f"activation {activation!r}": activation not in ("silu", "gelu_new", "gelu_pytorch_tanh"),
+        f"activation {activation!r}": activation not in ACTIVATIONS[family == "gpt2"],
         "this attention scaling": raw.get("scale_attn_by_inverse_layer_idx") or not raw.get("scale_attn_weights", True),
     }
     for what in (what for what, present in refused.items() if present):
@@ -115,8 +117,9 @@ def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> P
 
     `id@revision` is that branch, tag or commit of the model; an id alone, what its main branch holds today.
     """
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
+    for folder in (Path(name_or_path), Path(__file__).parent / name_or_path):  # those that come along, from anywhere
+        if folder.is_dir():
+            return folder
     hub_id, at, revision = str(name_or_path).partition("@")
     if hub_id.count("/") > 1 or hub_id.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name_or_path}: no such folder")
@@ -131,6 +134,11 @@ def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> P
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line[:3].isdigit()]
         reason = (lines or [type(error).__name__])[0]
         raise FileNotFoundError(f"{name_or_path}: neither a folder nor a model that the hub gives ({reason})") from None
+
+
+def trained_with(folder: Path) -> dict:
+    """The settings of the run that lies in this folder, by the names of train.py's flags; none where it is no run's."""
+    return read_json(folder / RUN) if (folder / RUN).is_file() else {}
 
 
 def read_json(file: Path) -> dict:
@@ -185,6 +193,8 @@ def read_state(
         if tensor.shape != shape:
             what = f"has shape {tuple(tensor.shape)}" if theirs in found else "is missing"
             raise ValueError(f"{folder}: tensor {theirs} {what}; config.json asks for {tuple(shape)}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{folder}: tensor {theirs} holds numbers that are not finite, so the model is broken")
         state[ours] = tensor.to(dtype).contiguous()
     if unused:
         raise ValueError(f"{folder}: tensor {min(unused)} has no place in a {family} model")

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import baselines
@@ -12,6 +13,7 @@ import model
 import sample
 import temperature_head
 from baselines import EAD, EDT, Fixed
+from token_policy import sample_token
 
 
 def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
@@ -216,6 +218,66 @@ def test_tampo_finds_the_cold_where_the_likeliest_tokens_are_right():
     assert temperatures(policy)[0] < 0.6
 
 
+# ---- cutting unlikely tokens away --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cuts", [{"min_p": 0.1}, {"min_p": 1.0}, {"top_p": 0.8}, {"top_p": 1e-3}, {"min_p": 0.3, "top_p": 0.9}]
+)
+@pytest.mark.parametrize("vocabulary", [7, 1500])  # 1,500 are drawn in blocks
+def test_cuts_are_those_of_transformers(cuts, vocabulary):
+    logits = 3 * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(0))
+    warped = logits.clone()
+    if "top_p" in cuts:
+        warped = transformers.TopPLogitsWarper(cuts["top_p"])(None, warped)
+    if "min_p" in cuts:
+        kept = transformers.MinPLogitsWarper(cuts["min_p"])(None, logits.clone()) > -math.inf
+        warped = warped.masked_fill(~kept, -math.inf)
+    given, policy = logits.clone(), baselines.cut(Fixed(1.7), **cuts)
+    action = policy.act(None, torch.ones(64), logits=given)
+    assert action.temperature.tolist() == pytest.approx([1.7] * 64)
+    assert torch.equal(given > -1e8, warped > -math.inf) and (given > -1e8).any(1).all()
+    expected = (warped / 1.7).log_softmax(-1)
+    for seed in range(20):
+        token, log_prob, entropy = sample_token(given, action.temperature, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(log_prob, expected.gather(1, token[:, None])[:, 0])
+    left = warped.log_softmax(-1)
+    torch.testing.assert_close(entropy, -(left.exp() * left).nansum(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
+    hidden, logits = torch.randn(4, 8), torch.randn(4, 11)
+    policy = baselines.begin("own+min_p=0.5", 8, 0.2, 1.2)
+    given = logits.clone()
+    action = policy.act(hidden, torch.ones(4), logits=given, generator=torch.Generator().manual_seed(0))
+    assert (given < -1e8).any()
+    torch.testing.assert_close(policy.log_prob(hidden, action), action.log_prob)
+    policy.save(tmp_path)
+    alone = baselines.make("own", tmp_path)
+    plain = alone.act(hidden, torch.ones(4), logits=logits, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, action)), "the temperatures are as without it"
+    assert baselines.make("edt+top_p=0.9") == EDT() and baselines.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1.0+",
+        "1.0+min_p=2",
+        "1.0+min_p=-0.1",
+        "1.0+top_p=0",
+        "own+top_k=5",
+        "ead:d_0=2+d_0=3",
+        "1.0+min_p",
+        "+min_p=0.1",
+    ],
+)
+def test_cuts_that_are_none_are_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="min_p") as caught:
+        baselines.make(name)
+    assert "\n" not in str(caught.value)
+
+
 # ---- by name --------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +303,23 @@ def test_a_policy_that_learned_is_what_it_was_saved_as(name, tmp_path):
     other = {"tampo": "sequence", "sequence": "tampo"}[policy.kind]
     with pytest.raises(ValueError, match=f"kind {policy.kind}, and not {other}"):
         baselines.make(other, tmp_path)
+
+
+def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_path):
+    shape = model.Config(vocab_size=9, d_model=8, n_layers=1, n_heads=1, n_kv_heads=1, d_head=8, d_mlp=8, max_length=9)
+    model.save(model.Transformer(shape), tmp_path)
+    for width, weight, said in (
+        (12, 0.0, "made for hidden states of 12 numbers, and those of this model have 8"),
+        (8, math.nan, "w1.bias holds numbers that are not finite"),
+    ):
+        head = temperature_head.TemperatureHead(width)
+        torch.nn.init.constant_(head.w1.bias, weight)
+        head.save(tmp_path)
+        with pytest.raises(ValueError, match=said) as caught:
+            baselines.make("own", tmp_path)
+        assert "\n" not in str(caught.value) and temperature_head.FILE in str(caught.value)
+    temperature_head.TemperatureHead(8).save(tmp_path)
+    assert baselines.make("own", tmp_path).settings["d_model"] == 8
 
 
 def test_a_head_without_a_kind_is_of_the_first_version(tmp_path):

@@ -323,6 +323,54 @@ def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_p
     assert kept == [False, True] * 3
 
 
+def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    assert (run / "after.json").exists()
+    monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", dying(checkpoint.save, 1))
+        with pytest.raises(Killed):
+            go(base, run, "--resume", "--steps", "8")
+    assert not (run / "after.json").exists() and not (run / "table.md").exists()
+
+
+def test_a_log_that_lost_its_end_is_cut_to_whole_lines(base, unbroken, tmp_path):
+    """What is not yet on the disk is lost with the power; a checkpoint is there first."""
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    rows = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(rows[:-1]) + rows[-1][:9])
+    go(base, run, "--resume", "--steps", "7")
+    assert [row["step"] for row in metrics_of(run)] == [*range(len(rows) - 1), 6]
+
+
+def test_a_head_that_is_gone_is_no_new_head(base, unbroken, tmp_path):
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    newest = checkpoint.whole_checkpoints(run)[-1]
+    (newest / "temperature_head.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"{newest}.*missing; remove"):
+        go(base, run, "--resume", "--steps", "7")
+
+
+def test_a_copy_of_a_checkpoint_beside_it_is_none(base, unbroken, tmp_path):
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    newest = checkpoint.whole_checkpoints(run)[-1]
+    shutil.copytree(newest, newest.with_name(newest.name + ".bak"))
+    go(base, run, "--resume", "--steps", "7")
+    assert newest.with_name(newest.name + ".bak").is_dir() and state_file(run)["step"] == 7
+
+
+def test_a_file_of_a_run_that_is_edited_in_place_leaves_the_checkpoint_as_it_was(base, tmp_path):
+    run = go(base, tmp_path / "run", "--steps", "2")
+    newest = checkpoint.whole_checkpoints(run)[-1]
+    for file in newest.glob("*.json"):
+        before = file.read_bytes()
+        with open(run / file.name, "a") as opened:
+            opened.write(" ")
+        assert file.read_bytes() == before, file.name
+    weights = "model.safetensors"
+    assert (run / weights).stat().st_ino == (newest / weights).stat().st_ino, "what is large is there once"
+
+
 def test_a_run_that_was_moved_resumes_where_it_lies(unbroken, tmp_path, monkeypatch):
     shutil.copytree(unbroken, tmp_path / config.Config.out)
     monkeypatch.chdir(tmp_path)
@@ -336,6 +384,28 @@ def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
     )
     go(base, tmp_path / "run", "--policy", "ead", "--steps", "3", "--eval-every", "0")
     assert sorted(set(told)) == [0, 1, 2, 3] and told == sorted(told), "three steps, and the evaluation after them"
+
+
+def test_evaluations_on_the_way_are_spread_over_all_held_out_problems(base, tmp_path, monkeypatch):
+    asked, really = [], train.evaluation.evaluate
+    monkeypatch.setattr(
+        train.evaluation, "evaluate", lambda *of, **how: asked.append([p.problem for p in of[3]]) or really(*of, **how)
+    )
+    go(base, tmp_path / "run", "--final-problems", "5", "--eval-problems", "3")
+    everything, *_ = asked
+    assert len(everything) == 5 and [len(some) for some in asked].count(3) == 1
+    (some,) = (some for some in asked if len(some) == 3)
+    assert some == [everything[0], everything[1], everything[3]], "not the first three, and not all but the end"
+
+
+def test_the_longest_completion_is_enough_for_training_and_for_held_out_problems(tmp_path):
+    words = ["--task", "countdown", "--eval-task", "countdown:4", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    if not Path("base_model").is_dir():
+        pytest.skip("needs the shipped model")
+    four = tasks.completion_length(tasks.load("countdown:4", "test", 1)[0])
+    assert four > tasks.completion_length(tasks.load("countdown", "test", 1)[0])
+    assert train.prepare(config.parse(words)).max_new_tokens == four
+    assert train.prepare(config.parse([*words, "--max-new-tokens", "9"])).max_new_tokens == 9
 
 
 @pytest.mark.parametrize("flags", [(), ("--policy", "ead", "--max-new-tokens", "16")])

@@ -351,6 +351,10 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
     )
     code, printed, error = here("plot.py", run, frontier=points)
     assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
+    shutil.copy(points, tmp_path / "others.json")
+    code, printed, error = here("plot.py", run, "--frontier", points, tmp_path / "others.json")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert code == 0 and "points, countdown, 0.3" in page and "others, countdown, 0.3" in page, error
 
 
 @pytest.mark.parametrize("task", ["countdown:4", "modular"])
@@ -449,8 +453,23 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(template="chat"), "<|im_start|>"),
         (dict(policy="warm"), "'warm' is none of"),
-        (dict(policy="-1"), "from 0 (greedy) up"),
+        (dict(policy="-1"), "from 0 (greedy) to a million"),
         (dict(policy="nan"), "temperature"),
+        (dict(policy="1e300"), "to a million"),
+        (dict(policy="0.00"), "--policy greedy makes all samples of a group the same"),
+        (dict(policy="tampo:candidates=0"), "not 'candidates=0'"),
+        (dict(policy="tampo:candidates=0.5"), "1 to 1,000 candidates"),
+        (dict(policy="ead:d_0=0"), "not 'd_0=0'"),
+        (dict(policy="mixture:low=-1"), "not 'low=-1'"),
+        (dict(policy="0.7", schedule="blocks:2"), "--policy 0.7 does not learn"),
+        (dict(policy="own+min_p=0.1"), "cuts tokens away"),
+        (dict(policy="0.7+min_p=0.1"), "cuts tokens away"),
+        (
+            dict(model="A_RUN", policy="sequence", temperature_entropy=0),
+            "holds a temperature policy of the kind own, and not sequence",
+        ),
+        (dict(model="A_RUN", tau_max=1.4), "a temperature policy of tau_max 1.5"),
+        (dict(max_grad_norm=0), "--max-grad-norm 0"),
         (dict(token_lr=-1), "--token-lr is -1.0"),
         (dict(device="abacus"), "abacus"),
         pytest.param(
@@ -460,6 +479,9 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(out="A_RUN"), "holds another run"),
         (dict(out="A_MODEL"), "holds another run or model"),
         (dict(out="A_FILE"), "A_FILE"),
+        (dict(out="."), "which is not of a run"),
+        (dict(out="data", task="data/samples.jsonl"), "data holds samples.jsonl, which is not of a run"),
+        (dict(model="UNENDING"), "names no end-of-text token"),
         (dict(resume=None), "holds no checkpoint"),
     ],
 )
@@ -470,12 +492,19 @@ def test_mistakes_of_train(flags, said, base, trained, tmp_path, here, monkeypat
     (tmp_path / "A_RUN").symlink_to(trained[0])
     (tmp_path / "A_MODEL").symlink_to(base)
     (tmp_path / "BAD.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{"problem": \n')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "samples.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 9)
+    shutil.copytree(base, tmp_path / "UNENDING")
+    (tmp_path / "UNENDING" / "tokenizer_config.json").write_text("{}")
+    raw = json.loads((base / "config.json").read_text())
+    (tmp_path / "UNENDING" / "config.json").write_text(json.dumps(raw | {"eos_token_id": None}))
+    there = sorted(tmp_path.rglob("*"))
     words = ["--resume"] if "resume" in flags else []
     flags = {name: value for name, value in flags.items() if name != "resume"}
     mistaken(
         here("train.py", *words, **SHORT | dict(model=base, task="countdown:4", out="run") | flags), "train.py", said
     )
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert sorted(tmp_path.rglob("*")) == there, "nothing is left behind, and nothing gone"
 
 
 def test_all_mistakes_are_said_at_once(here, tmp_path):
@@ -497,6 +526,7 @@ def test_all_mistakes_are_said_at_once(here, tmp_path):
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(out="absent/figures.json"), "absent/figures.json"),
+        (dict(out="."), "is a folder"),
         (dict(rows=-1), "--rows"),
         pytest.param(
             dict(device="cuda"), "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
@@ -524,8 +554,40 @@ def test_a_run_is_evaluated_on_its_own_held_out_problems(trained, base, here, tm
         mistaken(here("eval.py", model=folder, **short), "eval.py", "no held-out problems of its own: --benchmark")
     (run / "run.json").write_text('{"task": 3}')
     mistaken(here("eval.py", model=run, **short), "eval.py", "run.json is damaged; --benchmark")
+    (run / "held_out.jsonl").write_text('{"problem": "1+1=", "answer": "2"}\n')
+    (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl"}))
+    assert "| held_out, 0.7 |" in here("eval.py", model=run, **short)[1], "what train.py has set aside of its file"
     for folder, task in (("base_model", "countdown"), ("base_model_modular", "modular")):
         assert f"| {task}, 0.7 |" in here("eval.py", model=ROOT / folder, **short)[1]
+
+
+@pytest.mark.parametrize(
+    "policy, named",
+    [
+        ("ead:d_0=1,tokens_per_unit=1,warm_tokens=0", "ead:d_0=1,tokens_per_unit=1,warm_tokens=0,training_step=3"),
+        ("0.7", "0.7"),
+        ("own+min_p=0.2", "own+min_p=0.2"),
+        ("sequence", "sequence"),
+    ],
+)
+def test_a_run_is_evaluated_as_it_was_trained(policy, named, base, here, tmp_path, monkeypatch):
+    """Its prompt, and its policy as it ended: the same figures as the run's own table."""
+    flags = SHORT | dict(temperature_entropy=0, template="raw", token_lr=1e-6, final_problems=12, eval_every=0)
+    flags |= dict(schedule="temperature", temperature_lr=0.1) if policy[:3] in ("own", "seq") else {}
+    code, _, error = here("train.py", model=base, task="countdown:4", out=tmp_path / "run", policy=policy, **flags)
+    assert code == 0, error
+    asked, render = [], tasks.render
+    monkeypatch.setattr(tasks, "render", lambda *of: asked.append(of[2]) or render(*of))
+    out, short = tmp_path / "figures.json", dict(problems=12, samples=2, max_new_tokens=6)
+    code, _, error = here("eval.py", model=tmp_path / "run", out=out, **short)
+    assert code == 0 and set(asked) == {"raw"}, error
+    after = json.loads((tmp_path / "run" / "after.json").read_text())
+    results = json.loads(out.read_text())["results"]
+    assert list(results) == [f"countdown:4, {named}", "countdown:4, greedy"]
+    for name in ("temperature", "entropy", "tokens"):
+        assert results[f"countdown:4, {named}"][name] == pytest.approx(after[policy][name])
+    asked.clear()
+    assert here("sample.py", model=tmp_path / "run", prompt="3,5,7=22:", max_new_tokens=3)[0] == 0 and asked == ["raw"]
 
 
 @pytest.mark.parametrize(
@@ -535,6 +597,7 @@ def test_a_run_is_evaluated_on_its_own_held_out_problems(trained, base, here, tm
         (dict(policy="own"), "no temperature policy of its own"),
         (dict(policy="warm"), "'warm' is none of"),
         (dict(policy="nan"), "temperature"),
+        (dict(prompt="3," * 100, max_new_tokens=0), "pass the model's context of 96"),
         (dict(max_new_tokens=-1), "at least one new token"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),

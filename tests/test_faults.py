@@ -1,5 +1,6 @@
 """faults.py and the disk side of checkpoint.py: what goes wrong in a long run, made to go wrong."""
 
+import contextlib
 import errno
 import json
 import os
@@ -115,8 +116,9 @@ def test_skips_that_are_not_in_a_row_do_not_stop_a_run(base, tmp_path, monkeypat
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "pass@2"])
 def test_a_group_with_a_reward_that_is_no_number_is_not_taken_for_a_failure(kind):
-    advantage = rl.advantages(torch.tensor([[1.0, 0.0, torch.nan], [1.0, 0.0, 0.0]]), kind)
-    assert advantage[0].isnan().all() and advantage[1].isfinite().all()
+    rewards = [[1.0, 0.0, torch.nan], [1.0, 0.0, 0.0], [torch.inf, torch.inf, torch.inf]]
+    advantage = rl.advantages(torch.tensor(rewards), kind)
+    assert advantage[::2].isnan().all() and advantage[1].isfinite().all()
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -274,6 +276,24 @@ def test_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch, ended):
     assert (
         code == 2 and len(error.strip().splitlines()) == 1 and "--keep-checkpoints" in error and "the disk has" in error
     )
+
+
+def test_the_disk_has_room_for_all_that_is_ever_there_at_once(tmp_path, monkeypatch):
+    """The last two, the best, and the one being written."""
+    transformer, most = torch.nn.Linear(8, 8), 0
+    for step in (1, 5, 6):
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    row = {"step": 0, "eval/Avg@8": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    checkpoint.drop_old(tmp_path, keep=2)
+    most = len(checkpoint.whole_checkpoints(tmp_path)) + 1
+    needed = most * checkpoint.checkpoint_bytes(transformer)
+    for free, enough in ((needed, True), (needed - 1, False)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        with contextlib.nullcontext() if enough else pytest.raises(ValueError, match="--keep-checkpoints"):
+            checkpoint.begin(tmp_path / "new", transformer, keep=2)
+    assert most == 4
 
 
 def test_what_a_killed_save_left_is_removed(base, tmp_path):

@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import decoder
 import model
@@ -241,6 +242,8 @@ def test_old_rope_fields_and_missing_head_dim():
         ({"use_sliding_window": True}, "sliding"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"hidden_act": "gelu"}, "activation"),
+        ({"hidden_act": "gelu_pytorch_tanh"}, "activation"),  # GPT-2's, which this decoder has there alone
+        ({"model_type": "gpt2", "activation_function": "silu"}, "activation"),
         ({"vocab_size": None}, "vocab_size"),
     ],
 )
@@ -256,11 +259,11 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         model.load(tmp_path)
     reference("qwen3").save_pretrained(tmp_path)
-    raw, weights = (tmp_path / "config.json").read_text(), (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[:-100])
+    raw, stored = (tmp_path / "config.json").read_text(), (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(stored[:-100])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         model.load(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(weights)
+    (tmp_path / "model.safetensors").write_bytes(stored)
     for field, value, message in [
         ("hidden_size", 64, "has shape"),
         ("num_hidden_layers", 4, "is missing"),
@@ -270,10 +273,23 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=message):
             model.load(tmp_path)
     (tmp_path / "config.json").write_text(raw)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name].index_fill(0, torch.tensor(0), torch.nan)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"tensor {name} holds numbers that are not finite"):
+        model.load(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(FileNotFoundError, match="never from pickles"):
         model.load(tmp_path)
+
+
+@pytest.mark.skipif(not (ROOT / "base_model").is_dir(), reason="needs the shipped model")
+def test_the_models_that_come_along_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert weights.find_folder("base_model") == ROOT / "base_model"
+    (tmp_path / "base_model").mkdir()
+    assert weights.find_folder("base_model") == Path("base_model"), "what is here comes first"
 
 
 def test_an_index_without_files_is_refused(tmp_path):

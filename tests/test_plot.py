@@ -69,7 +69,9 @@ def run(tmp_path):
 
 
 def test_every_figure_is_there_with_its_intervals(run):
-    figures = plot.figures(run, {"countdown, 0.3": summary(0.3, 0.4, 0.3), "countdown, ead": summary(0.2, 0.5, 0.9)})
+    of = {"countdown, 0.3": summary(0.3, 0.4, 0.3), "modular, 0.3": summary(0.1, 0.2, 0.3)}
+    of |= {"countdown, 1.0": summary(0.15, 0.5, 1.0), "countdown, ead": summary(0.2, 0.5, 0.9)}
+    figures = plot.figures(run, of)
     assert len(figures) == 6
     lines = {line.label: line for figure in figures for line in figure.lines}
     assert {
@@ -89,10 +91,15 @@ def test_every_figure_is_there_with_its_intervals(run):
         [0.25, 0.45, 0.55]
     )
     frontier = {line.label: line for line in figures[-1].lines}
-    assert set(frontier) == {"fixed 0.3 to 1", "before, own", "after, own", "countdown, ead"}
-    assert frontier["fixed 0.3 to 1"].x == [0.3, 0.15] and frontier["after, own"].x_interval[0] == pytest.approx(
-        (0.28, 0.32)
-    )
+    fixed = {
+        "countdown, fixed 0.3 to 1",
+        "modular, fixed 0.3",
+        "after, fixed 1",
+    }  # one curve through two benchmarks is none
+    assert set(frontier) == fixed | {"before, own", "after, own", "countdown, ead"}
+    assert frontier["countdown, fixed 0.3 to 1"].x == [0.3, 0.15] and frontier["after, own"].x_interval[
+        0
+    ] == pytest.approx((0.28, 0.32))
 
 
 def test_the_interval_of_a_smoothed_curve_holds_the_truth_as_often_as_it_says():

@@ -51,6 +51,23 @@ def test_what_it_is_asked_is_one_line(words, said, tmp_path, monkeypatch, capsys
     assert ended.value.code == 2 and said in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 
+def test_a_model_is_not_written_over_and_half_of_one_is_not_left(tmp_path, monkeypatch, capsys):
+    def interrupted(*of):
+        raise KeyboardInterrupt
+
+    words = ["pretrain.py", "--out", str(tmp_path), "--steps", "1", "--batch-size", "2"]
+    monkeypatch.setattr("sys.argv", words)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(pretrain.F, "cross_entropy", interrupted)
+        pretrain.main()
+    assert ended.value.code == 130 and not list(tmp_path.iterdir())
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main()
+    assert ended.value.code == 2 and "holds a model already" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_slips_come_at_their_rate():
     draw, problems = random.Random(0), tasks.countdown("train", 300, 3)
     steps = [step for p in problems for step in pretrain.demonstrate(p, draw, 1.0, 0.25).rstrip(";").split(",")]

@@ -55,6 +55,23 @@ def last_hidden(transformer, tokens: list[int]) -> torch.Tensor:
     return transformer(torch.tensor([tokens]))[0, -1]
 
 
+def test_whatever_a_config_combines_sampling_and_training_agree():
+    """No family has layer norms and norms of queries and keys; a fork may."""
+    torch.manual_seed(0)
+    switches = dict(
+        norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True
+    )
+    sizes = dict(
+        vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_mlp=48, max_length=64
+    )
+    made = model.Transformer(model.Config(**sizes, **switches))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    rollout = draw(made, baselines.make("1.0"))
+    torch.testing.assert_close(rl.token_log_probs(made, rollout), rollout.token_log_probs, atol=1e-4, rtol=1e-4)
+
+
 # ---- against a slow oracle ------------------------------------------------------------------------------------------
 
 
@@ -284,8 +301,9 @@ def test_tokens_of_probability_zero_are_never_drawn(block, monkeypatch):
     logits[0, 1:4] = torch.tensor([0.0, -200.0, 1.0])
     for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        token, log_prob, _ = token_policy.sample_token(logits, torch.ones(1))
+        token, log_prob, entropy = token_policy.sample_token(logits, torch.ones(1))
         assert token.item() in (1, 3) and log_prob.isfinite().all()
+        assert entropy.item() == pytest.approx(math.log(1 + math.e) - math.e / (1 + math.e), abs=1e-6)
 
 
 def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
@@ -544,4 +562,8 @@ def test_who_sees_every_step_sees_a_row_leave_at_once(captured):
 
     generator = torch.Generator().manual_seed(1)
     sample.generate(*model_and_head(), [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator, on_token=see)
+    told, policy = list(rows), baselines.make("1.0")
+    going[1:], rows[:], policy.see = [], [], see
+    sample.generate(model_and_head()[0], policy, [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator)
+    assert rows == going[: len(rows)] and len(told) > 1
     assert rows == going[: len(rows)] and len(set(rows)) > 8 and captured

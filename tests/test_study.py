@@ -376,6 +376,30 @@ def test_a_trial_that_a_signal_ended_is_not_done(tmp_path, monkeypatch):
             signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("words", [["--tune"], ["--regimes", "frozen", "--methods", "greedy", "--jobs", "1"]])
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, faults.Stopped])
+def test_who_stops_a_study_sees_one_line(words, ended_by, tmp_path, monkeypatch, capsys):
+    def run_trial(*of):
+        raise ended_by
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(study, "run_trial", run_trial)
+    monkeypatch.setattr(sys, "argv", ["study.py", "--quick", "--jobs", "1", "--out", str(tmp_path / "study"), *words])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+
+
+def test_cuts_are_among_the_rules_where_tokens_are_frozen_alone():
+    """Where tokens learn, token log-probs in training would know nothing of what was cut."""
+    for task in ("countdown:3", "modular"):
+        made = trials.planned(trials.FULL._replace(task=task), trials.ALL)
+        cutting = [trial for trial in made if "+" in trial.policy]
+        assert {"min-p", "top-p"} <= {trial.method for trial in cutting}
+        assert {trial.regime for trial in cutting} <= {"frozen", "frozen-long", "finished"}
+        assert all(trial.flags is None or trial.flags["schedule"] == "temperature" for trial in cutting)
+
+
 def test_a_trial_sets_up_its_device_wherever_it_runs(tmp_path, monkeypatch):
     """What choose_device switches is of a process, and a worker that trains nothing has not been asked to choose."""
 
@@ -444,6 +468,19 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         _, low, high = frontier.interval(values, resamples=200)
         covered += low <= 0.5 <= high
     assert 50 <= covered <= 60, covered
+
+
+@pytest.mark.parametrize(
+    "seeds, scatter, share", [(2, 1, 0.87), (2, 2, 0.77), (3, 1, 0.90), (3, 2, 0.85), (5, 1, 0.93), (5, 2, 0.91)]
+)
+def test_intervals_over_few_seeds_are_too_narrow_by_as_much_as_RESULTS_says(seeds, scatter, share):
+    """In points: seeds scatter by so many; problems alone, 5,000 of them, by 0.65 (here 200, with as much noise in all)."""
+    draw, covered = np.random.default_rng(0), 0
+    for _ in range(500):
+        of_seed, of_problem = draw.normal(0, scatter, (seeds, 1)), draw.normal(0, 0.65 * 200**0.5, (1, 200))
+        _, low, high = frontier.interval(of_seed + of_problem, resamples=200)
+        covered += low <= 0 <= high
+    assert abs(covered / 500 - share) < 0.05, covered
 
 
 def test_height_is_pass_above_the_frontier_with_an_interval_that_holds_it():

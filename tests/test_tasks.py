@@ -239,6 +239,8 @@ def test_a_file_is_read_in_order(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "left out 1 row" in error and "p.jsonl" in error
     assert tasks.load(path, count=2) == [two, tasks.Problem("é?", "7")]
+    half = write(tmp_path / "half.jsonl", r'{"problem": "so \ud83d much", "answer": "2"}')
+    assert tasks.load(half) == [tasks.Problem("so ? much", "2")], "half of a surrogate pair can be written nowhere"
 
 
 @pytest.mark.parametrize(
@@ -450,6 +452,7 @@ def test_training_evaluation_and_sampling_ask_through_one_function(tmp_path, mon
             vocab_size=257, d_model=8, n_layers=1, n_heads=1, n_kv_heads=1, d_head=8, d_mlp=8, max_length=32, tied=True
         )
     )
+    transformer.original_config = {"eos_token_id": 256}
     model.save(transformer, tmp_path)
     marks = itertools.count()
     rendered, prompted, really = [], [], sample.generate
