@@ -14,6 +14,7 @@ import itertools
 import json
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,8 @@ def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
         for name in methods
         if name not in frontier.HIDDEN and not name.startswith(("fixed", "longer, fixed"))
     )
+    if not regimes:
+        return ""
     lines = ["| Pass@8 above the frontier | " + " | ".join(regimes) + " |", "|---" * (len(regimes) + 1) + "|"]
     for name in names:
         cells = []
@@ -137,7 +140,7 @@ def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
     """Markdown: each head less the best fixed temperature and the best other rival, for either metric its own, in percent.
 
     Fixed temperatures count with their tokens decoded at 0.3, at 0.7 and greedily too.  The best is chosen on the same problems, which
-    errs against the head.  Those of frozen-long are held against the rivals of frozen, most of which learn nothing.
+    errs against the head.  (Rules that cut tokens away, and so no temperature alone, are in `cuts_table`.)  Those of frozen-long are held against the rivals of frozen, most of which learn nothing.
     """
     columns = [f"{metric}@8 less {of}" for metric in ("Avg", "Pass") for of in ("fixed", "others")]
     lines = ["| regime | method | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
@@ -155,8 +158,30 @@ def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
                     cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*less) + f" ({how})")
                 else:
                     cells.append("")
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            if any(cells[2:]):
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def less_table(heads: dict[str, list[dict]], rules: dict[str, list[dict]]) -> str:
+    """Markdown: each head less each rule, problem by problem, in percent."""
+    lines = ["| | less | Avg@8 | Pass@8 |", "|---" * 4 + "|"]
+    for head, rule in itertools.product(heads, rules):
+        less = [frontier.difference(heads[head], rules[rule], metric) for metric in ("Avg", "Pass")]
+        lines.append("| " + " | ".join([head, rule, *("{:+.1f} [{:+.1f}, {:+.1f}]".format(*of) for of in less)]) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def cuts_table(found: dict[str, dict[str, list[dict]]], regimes: Sequence[str] = trials.ALL) -> str:
+    """Each head of these regimes less the rules that cut unlikely tokens away, of frozen tokens."""
+    rules = {name: results for name, results in found.get("frozen", {}).items() if name.startswith(frontier.CUTS)}
+    heads = {
+        f"{name} ({regime})": results
+        for regime, methods in found.items()
+        for name, results in methods.items()
+        if regime in regimes and name.startswith("head")
+    }
+    return less_table(heads, rules)
 
 
 def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
@@ -245,6 +270,8 @@ def main() -> None:
     text = "".join(f"## {name}\n\n{accuracy_table(methods)}\n\n" for name, methods in found.items())
     text += f"## Above the frontier of the fixed temperatures\n\n{map_table(found)}\n\n"
     text += f"## Heads against their best rivals\n\n{rivals_table(found)}\n\n"
+    if table := cuts_table(found):
+        text += f"## Heads against rules that cut\n\n{table}\n\n"
     frontier.picture(found, out / "frontier.png")
     efficiency(found, out / "efficiency.png")
     if folders:

@@ -17,6 +17,7 @@ import numpy as np
 import eval as evaluation
 
 HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
+CUTS = ("min-p", "top-p")  # more than a temperature: findings.cuts_table holds heads against these
 
 
 def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
@@ -116,7 +117,7 @@ def rivals(methods: dict[str, list[dict]]) -> tuple[list[Way], list[Way]]:
     ways = [(name, at) for name, results in methods.items() for at in results[0]["evaluations"]]
     fixed = [(name, at) for name, at in ways if name.startswith(("fixed", "longer, fixed", "greedy"))]
     others = [(name, at) for name, at in ways if at == "own" and not name.startswith("head")]
-    return fixed, [(name, at) for name, at in others if name not in HIDDEN and (name, at) not in fixed]
+    return fixed, [way for way in others if way[0] not in HIDDEN and not way[0].startswith(CUTS) and way not in fixed]
 
 
 def best(methods: dict[str, list[dict]], of: list[Way], metric: str) -> Way | None:

@@ -28,7 +28,6 @@ from tqdm import tqdm
 import eval as evaluation
 import faults
 import findings
-import frontier
 import model
 import study
 import tasks
@@ -127,11 +126,7 @@ def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str,
         methods.setdefault(label, []).append(result_of(transformer, vocabulary, policy, test, seed))
     print(findings.accuracy_table(methods | heads))
     if heads:
-        print("\n| | less | Avg@8 | Pass@8 |\n|---|---|---|---|")
-    for head, told in itertools.product(heads, methods):
-        less = [frontier.difference(heads[head], methods[told], metric) for metric in ("Avg", "Pass")]
-        cells = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*of) for of in less]
-        print("| " + " | ".join([head, told.partition(":")[0], *cells]) + " |")
+        print("\n" + findings.less_table(heads, {name.partition(":")[0]: of for name, of in methods.items()}))
 
 
 def main() -> None:

@@ -170,7 +170,8 @@ def tune(root: Path, size: Size, jobs: int, device: str) -> None:
     for a quarter of the study's steps."""
     flags = trials.common(size) | {"schedule": "temperature", "steps": size.alone // 4}
     settings = [setting for of_method in trials.TUNED.values() for setting in of_method] + [
-        (name, None) for name in trials.GRID
+        *trials.CONTROLS,
+        *((name, None) for name in trials.GRID),
     ]
     todo = []
     for policy, chosen in settings:

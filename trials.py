@@ -53,6 +53,8 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
         for p in (0.05, 0.1, 0.2, 0.3) for high in (1.5, 4.0)
     ],
 }  # fmt: skip
+# Of the head with a cut: is it the cut, or the wider range?
+CONTROLS: list[tuple[str, dict]] = [("own", PASS | {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2})]
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}

@@ -1,5 +1,6 @@
 """study.py, findings.py and introspect.py: trials are equal in what they may spend, resume, and are told truly."""
 
+import collections
 import gzip
 import json
 import multiprocessing.pool
@@ -69,6 +70,8 @@ def test_every_method_is_tuned_on_as_many_settings(task):
         assert policy in [of for of, _ in trials.TUNED[name.removesuffix(" for Avg@8")]], name
     for name, flags in (("sequence", chosen.sequence), ("head", chosen.head)):
         assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
+    policy, flags = chosen.head_and_cut
+    assert (policy, trials.PASS | flags) in trials.TUNED["head, min-p"]
 
 
 def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, capsys):
@@ -84,7 +87,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     monkeypatch.setattr(study, "run_all", run_all)
     study.tune(tmp_path, trials.FULL._replace(problems=7, task="modular"), 1, "cpu")
     rows = capsys.readouterr().out.splitlines()[1:]
-    assert len(rows) == 8 * (len(trials.TUNED) + 1)
+    assert len(rows) == 8 * (len(trials.TUNED) + 1) + len(trials.CONTROLS)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
     assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
     assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu")}
@@ -518,6 +521,12 @@ def test_a_difference_is_of_the_same_problems():
     assert frontier.difference(worse, better, "Avg")[0] == -found
 
 
+# Where tokens learn much, rules on frozen tokens are no fair rivals.
+HELD_AGAINST_CUTS = collections.defaultdict(
+    lambda: ("frozen", "frozen-long", "3e-6-long"), {"trials-countdown": ("frozen",)}
+)
+
+
 @pytest.mark.parametrize(
     "kept, task, shown",
     [
@@ -536,7 +545,11 @@ def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(kept, task, shown):
     found = findings.read(ROOT / "docs" / f"{kept}.jsonl.gz")
     found = {regime: methods for regime, methods in found.items() if regime in shown}
     tables = [findings.accuracy_table(methods) for methods in found.values()]
-    tables += [findings.map_table(found), findings.rivals_table(found)]
+    tables += [
+        findings.map_table(found),
+        findings.rivals_table(found),
+        findings.cuts_table(found, HELD_AGAINST_CUTS[kept]),
+    ]
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     assert found and not {line for table in tables for line in table.splitlines()} - set(text)
     for regime, methods in found.items():
