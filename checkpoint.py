@@ -9,8 +9,9 @@
         checkpoints/step-000100/          the same files, whole: what --resume reads
 
 A checkpoint is written beside its place and renamed into it, so that a kill leaves the one before whole; the folder's own
-files are hard links to it, but for the small ones.  The last few are kept, and the one that did best in evaluation.  Nothing about randomness,
-data order or schedule is saved, because all are functions of (seed, step): see `random_state` and `batch_indices`.
+files are hard links to it, but for the small ones.  The last few are kept, and the one that did best in evaluation.  Nothing
+about randomness, data order or schedule is saved, because all are functions of (seed, step): see `random_state` and
+`batch_indices`.
 """
 
 import errno

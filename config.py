@@ -218,10 +218,9 @@ def validate(c: Config) -> None:
     if not c.resume and (checkpoint.whole_checkpoints(run) or (run / "config.json").exists()):
         wrong.append(f"{run} holds another run or model: --resume goes on with a run, --out names another place")
     elif not c.resume and run.is_dir():  # a run writes over what has the names of its files
-        others = [
-            file.name for file in run.iterdir() if file.name[0] != "." and file.name not in checkpoint.LEFT_BEHIND
-        ]
-        others += [Path(task).name for task in (c.task, c.eval_task) if Path(task).resolve().parent == run.resolve()]
+        asked = {Path(task).resolve() for task in (c.task, c.eval_task)}
+        there = [file for file in run.iterdir() if file.name[0] != "."]
+        others = [f.name for f in there if f.name not in checkpoint.LEFT_BEHIND or f.resolve() in asked]
         if others:
             wrong.append(f"{run} holds {min(others)}, which is not of a run: --out names a folder for the run alone")
     if wrong:
