@@ -578,7 +578,7 @@ def test_a_run_is_evaluated_as_it_was_trained(policy, named, base, here, tmp_pat
     assert code == 0, error
     asked, render = [], tasks.render
     monkeypatch.setattr(tasks, "render", lambda *of: asked.append(of[2]) or render(*of))
-    out, short = tmp_path / "figures.json", dict(problems=12, samples=2, max_new_tokens=6)
+    out, short = tmp_path / "figures.json", dict(problems=12, samples=2)  # as long as its completions were, too
     code, _, error = here("eval.py", model=tmp_path / "run", out=out, **short)
     assert code == 0 and set(asked) == {"raw"}, error
     after = json.loads((tmp_path / "run" / "after.json").read_text())
