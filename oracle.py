@@ -6,7 +6,7 @@
 
     python oracle.py --task countdown --problems 1000 --seeds 5 --kept docs/trials-countdown.jsonl.gz
     python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept docs/trials-modular.jsonl.gz
-    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept docs/trials-modular.jsonl.gz --regime 3e-6-long
+    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 2 --kept docs/trials-modular.jsonl.gz --regime 3e-6-long
 
 Where the rule is level with a learned temperature, that is worth no more than telling the kinds apart; where it is below, the head
 sees more than kinds.  Tokens are those of the base model, or in a regime in which both learn, tokens that have learned under the

@@ -469,6 +469,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
             "holds a temperature policy of the kind own, and not sequence",
         ),
         (dict(model="A_RUN", tau_max=1.4), "a temperature policy of tau_max 1.5"),
+        (dict(model="A_RUN", tau_min=0.2), "a temperature policy of tau_min 0.1"),
         (dict(max_grad_norm=0), "--max-grad-norm 0"),
         (dict(token_lr=-1), "--token-lr is -1.0"),
         (dict(device="abacus"), "abacus"),
