@@ -138,6 +138,8 @@ class TAMPO(torch.nn.Module):
         self.settings = self.SETTINGS | settings
         if not 1 <= self.settings["candidates"] <= 1000:
             raise ValueError(f"TAMPO has 1 to 1,000 candidates, and not {self.settings['candidates']:g}")
+        if not 0 <= self.settings["momentum"] < 1:
+            raise ValueError(f"TAMPO's momentum is from 0 to below 1, and not {self.settings['momentum']:g}")
         candidates = torch.linspace(self.settings["lowest"], self.settings["highest"], int(self.settings["candidates"]))
         self.register_buffer("candidates", candidates)  # T_k (K,)
         self.register_buffer("scores", torch.zeros_like(candidates))  # (K,)
@@ -219,6 +221,7 @@ def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
 
     pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left, which training does not
     recompute: such a policy can be sampled with and be evaluated, and where tokens are frozen its temperatures can learn.
+    Entropies are of what is left, for a rule that reads them (EDT) and in the Rollout.
     """
     act = policy.act
 
@@ -239,9 +242,9 @@ RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
 NAMES = (
     "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt, mixture (with settings: edt:base=0.8,theta=0.2); "
-    "each alone or with +min_p=0.1 or +top_p=0.9"
+    "each alone or with +min_p=0.1, +top_p=0.9 or +min_p=0.1,top_p=0.9"
 )
-MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "low", "high", "momentum", "min_p")
+MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "tau_min", "low", "high", "momentum", "min_p")
 
 
 def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
@@ -263,7 +266,9 @@ def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
             except ValueError:
                 settings[key] = math.nan
             if key not in names or not (0 < settings[key] < 1e6 or settings[key] == 0 and key in MAY_BE_0):
-                takes = f"takes positive numbers for {', '.join(sorted(names))}" if names else "takes no settings"
+                zero = ", ".join(sorted(names & set(MAY_BE_0)))
+                takes = f"takes positive numbers for {', '.join(sorted(names))}, and 0 for {zero}"
+                takes = takes if names else "takes no settings"
                 raise ValueError(f"policy {name!r}: {of} {takes}, and not {pair!r}")
         return settings
 
@@ -286,10 +291,14 @@ def begin(name: str, d_model: int, tau_min: float, tau_max: float):
 
 def name_of(folder: str | Path) -> str:
     """The policy that a run was trained with, as it ended; of another model the one that lies there, or temperature 1."""
-    ran = weights.trained_with(Path(folder))
-    name = ran.get("policy", "own" if (Path(folder) / temperature_head.FILE).is_file() else "1.0")
+    folder = Path(folder)
+    ran = weights.trained_with(folder)
+    name = ran.get("policy", "own" if (folder / temperature_head.FILE).is_file() else "1.0")
+    if not isinstance(name, str):
+        raise ValueError(f"{folder / weights.RUN} is damaged; --policy names a policy")
     if parse(name)[0] == "ead" and "training_step" not in name:  # it moves with training
-        name += f"{',' if ':' in name else ':'}training_step={ran['steps']}"
+        at = folder.name.removeprefix("step-")  # a checkpoint's
+        name += f"{',' if ':' in name else ':'}training_step={int(at) if at.isdigit() else ran.get('steps', 0)}"
     return name
 
 

@@ -175,7 +175,7 @@ def begin(run: Path, transformer, keep: int) -> int:
         return 0
     run.mkdir(parents=True, exist_ok=True)
     clean(run)
-    for name in LOGS:
+    for name in (*LOGS, "before.json", weights.HELD_OUT):
         (run / name).unlink(missing_ok=True)
     needed, free = (keep + 2) * checkpoint_bytes(transformer), shutil.disk_usage(run).free
     if free < needed:
@@ -229,7 +229,7 @@ def resume(run: Path, optimizers: dict) -> int:
         return step
     clean(run)
     publish(run, newest)
-    for name in ("after.json", "table.md"):  # of the end of a run that now goes on
+    for name in ("after.json", "table.md", "report.html", "run.png", "heat_map.png"):  # of an end that is passed now
         (run / name).unlink(missing_ok=True)
     for name in LOGS:
         if (run / name).exists():  # to whole lines, as it may have lost its end with the power

@@ -186,6 +186,8 @@ def validate(c: Config) -> None:
         if cuts and c.schedule != "temperature":
             cut = f"--policy {c.policy} cuts tokens away, of which token log-probs in training know nothing"
             wrong.append(f"{cut}: --schedule temperature trains the temperature alone")
+        if cuts and kind == "tampo":
+            wrong.append(f"--policy {c.policy}: TAMPO learns from the likelihoods of tokens that nothing was cut from")
         if not baselines.learns(c.policy):
             rule = baselines.make(c.policy)
             if getattr(rule, "temperature", 1) == 0:
@@ -220,7 +222,12 @@ def validate(c: Config) -> None:
     elif not c.resume and run.is_dir():  # a run writes over what has the names of its files
         asked = {Path(task).resolve() for task in (c.task, c.eval_task)}
         there = [file for file in run.iterdir() if file.name[0] != "."]
-        others = [f.name for f in there if f.name not in checkpoint.LEFT_BEHIND or f.resolve() in asked]
+        left = checkpoint.LEFT_BEHIND if (run / "tensorboard").is_dir() else {"checkpoints"}  # where one was killed
+        others = [
+            f.name
+            for f in there
+            if f.resolve() in asked or f.name not in left and f.suffix not in (".log", ".out", ".err")
+        ]
         if others:
             wrong.append(f"{run} holds {min(others)}, which is not of a run: --out names a folder for the run alone")
     if wrong:

@@ -173,7 +173,7 @@ def less_table(heads: dict[str, list[dict]], rules: dict[str, list[dict]]) -> st
 
 
 def cuts_table(found: dict[str, dict[str, list[dict]]], regimes: Sequence[str] = trials.ALL) -> str:
-    """Each head of these regimes less the rules that cut unlikely tokens away, of frozen tokens."""
+    """Each head of these regimes less the rules that cut unlikely tokens away, of frozen tokens; with a cut, also less itself without."""
     rules = {name: results for name, results in found.get("frozen", {}).items() if name.startswith(frontier.CUTS)}
     heads = {
         f"{name} ({regime})": results
@@ -181,7 +181,15 @@ def cuts_table(found: dict[str, dict[str, list[dict]]], regimes: Sequence[str] =
         for name, results in methods.items()
         if regime in regimes and name.startswith("head")
     }
-    return less_table(heads, rules)
+    lines = [less_table(heads, rules)]
+    for name, results in found.get("frozen", {}).items():
+        alone = name.removesuffix(", min-p")
+        if alone != name and alone in found["frozen"]:
+            rows = less_table(
+                {f"{name} (frozen)": results}, {f"the same without {frontier.CUTS[0]}": found["frozen"][alone]}
+            )
+            lines += rows.splitlines()[2:]
+    return "\n".join(lines)
 
 
 def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:

@@ -14,6 +14,7 @@ stands: a chat model wants the text that training wrote around a problem (`tasks
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -70,6 +71,9 @@ class TemperaturePolicy(LogitsProcessor):
 def load(folder: str, device: str):
     """(model, tokenizer, head) of a run's folder; FileNotFoundError or ValueError where it is none."""
     head = temperature_head.load(folder, device)
+    ran = Path(folder) / "run.json"
+    if ran.is_file() and "+" in json.loads(ran.read_text(encoding="utf-8")).get("policy", ""):
+        raise ValueError(f"{folder}: its head learned where unlikely tokens are cut away, which is not done here")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # padding is masked: any token will do
     if tokenizer.pad_token is None:

@@ -345,6 +345,22 @@ def test_settings_that_a_policy_lacks_are_refused_in_one_line(name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_is_named_as_it_ended_and_a_checkpoint_as_it_was(tmp_path):
+    for folder, ran, name in (
+        ("run", {"policy": "ead", "steps": 9}, "ead:training_step=9"),
+        ("step-000004", {"policy": "ead:d_0=2", "steps": 9}, "ead:d_0=2,training_step=4"),
+        ("step-000005", {"policy": "0.7", "steps": 9}, "0.7"),
+        ("none", None, "1.0"),
+    ):
+        (tmp_path / folder).mkdir()
+        if ran:
+            (tmp_path / folder / "run.json").write_text(json.dumps(ran))
+        assert baselines.name_of(tmp_path / folder) == name
+    (tmp_path / "none" / "run.json").write_text('{"policy": null}')
+    with pytest.raises(ValueError, match="run.json is damaged"):
+        baselines.name_of(tmp_path / "none")
+
+
 def test_a_model_without_a_head_has_no_policy_of_its_own(tmp_path):
     with pytest.raises(FileNotFoundError, match="no temperature policy of its own"):
         baselines.make("own", str(tmp_path))

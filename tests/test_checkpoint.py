@@ -325,13 +325,15 @@ def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_p
 
 def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
     run = shutil.copytree(unbroken, tmp_path / "run")
-    assert (run / "after.json").exists()
+    shown = ("after.json", "table.md", "report.html", "run.png", "heat_map.png")
+    for name in shown:
+        (run / name).touch()
     monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", dying(checkpoint.save, 1))
         with pytest.raises(Killed):
             go(base, run, "--resume", "--steps", "8")
-    assert not (run / "after.json").exists() and not (run / "table.md").exists()
+    assert not [name for name in shown if (run / name).exists()]
 
 
 def test_a_log_that_lost_its_end_is_cut_to_whole_lines(base, unbroken, tmp_path):
@@ -452,6 +454,14 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(base, unb
             go(base, run)
     assert len(metrics_of(run)) == 1 and not checkpoint.whole_checkpoints(run)
     assert_same_run(unbroken, go(base, run))
+    for name in (
+        "held_out.jsonl",
+        "before.json",
+        "metrics.jsonl",
+    ):  # another task's, which this run would not write over
+        (tmp_path / name).touch()
+    checkpoint.begin(tmp_path, model.load(base), keep=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 # ---- schedules through the real loop: the fixed side stays bit-identical, its optimizer included --------------------

@@ -463,6 +463,9 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(policy="mixture:low=-1"), "not 'low=-1'"),
         (dict(policy="0.7", schedule="blocks:2"), "--policy 0.7 does not learn"),
         (dict(policy="own+min_p=0.1"), "cuts tokens away"),
+        (dict(policy="tampo+min_p=0.1", schedule="temperature"), "TAMPO learns from the likelihoods"),
+        (dict(policy="tampo:momentum=1"), "momentum is from 0 to below 1"),
+        (dict(out="mine"), "mine holds samples.jsonl, which is not of a run"),
         (dict(policy="0.7+min_p=0.1"), "cuts tokens away"),
         (
             dict(model="A_RUN", policy="sequence", temperature_entropy=0),
@@ -494,6 +497,9 @@ def test_mistakes_of_train(flags, said, base, trained, tmp_path, here, monkeypat
     (tmp_path / "A_MODEL").symlink_to(base)
     (tmp_path / "BAD.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{"problem": \n')
     (tmp_path / "data").mkdir()
+    (tmp_path / "mine").mkdir()
+    for name in ("samples.jsonl", "slurm-7.out"):  # what a user has there, and what a shell writes beside a run
+        (tmp_path / "mine" / name).write_text("{}")
     (tmp_path / "data" / "samples.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n' * 9)
     shutil.copytree(base, tmp_path / "UNENDING")
     (tmp_path / "UNENDING" / "tokenizer_config.json").write_text("{}")
@@ -575,6 +581,8 @@ def test_a_run_is_evaluated_as_it_was_trained(policy, named, base, here, tmp_pat
     """Its prompt, and its policy as it ended: the same figures as the run's own table."""
     flags = SHORT | dict(temperature_entropy=0, template="raw", token_lr=1e-6, final_problems=12, eval_every=0)
     flags |= dict(schedule="temperature", temperature_lr=0.1) if policy[:3] in ("own", "seq") else {}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").write_text("what a shell writes beside a run")
     code, _, error = here("train.py", model=base, task="countdown:4", out=tmp_path / "run", policy=policy, **flags)
     assert code == 0, error
     asked, render = [], tasks.render

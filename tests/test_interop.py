@@ -197,6 +197,7 @@ def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
         ("--model base_model --prompt 1", "base_model/temperature_head.safetensors: missing"),
         ("--model CUT --prompt 1", "CUT"),
         ("--model SEQUENCE --prompt 1", "not a temperature policy that this version has written"),
+        ("--model LIKELY --prompt 1", "learned where unlikely tokens are cut away"),
         ("--model OTHER --prompt 1", "the temperature head and the model are of different sizes"),
         ("--model ONE --prompt 1 --max-new-tokens 64", "a prompt of 1 tokens and 64 new ones pass the model's context"),
         ("--model ONE --prompt 1 --samples 0", "--samples is at least 1"),
@@ -211,9 +212,12 @@ def test_a_mistake_is_one_line(words, said, one, tmp_path, monkeypatch, capsys):
     if "OTHER" in words or "CUT" in words:
         folder = shutil.copytree(one, tmp_path / ("OTHER" if "OTHER" in words else "CUT"))
         temperature_head.TemperatureHead(16 if "OTHER" in words else 32).save(folder)
+    if "LIKELY" in words:
+        shutil.copytree(one, tmp_path / "LIKELY")
+        (tmp_path / "LIKELY" / "run.json").write_text('{"policy": "own+min_p=0.1"}')
     if "CUT" in words:
         (folder / "config.json").write_bytes(b"{")
-    named = [str(tmp_path / word) if word in ("SEQUENCE", "OTHER", "CUT") else word for word in words.split()]
+    named = [str(tmp_path / word) if word in ("SEQUENCE", "OTHER", "CUT", "LIKELY") else word for word in words.split()]
     code, _, error = here(monkeypatch, capsys, *(str(one) if word == "ONE" else word for word in named))
     assert code == 2 and said in error, error
     assert len(error.strip().splitlines()) == 1 and error.startswith(f"{SCRIPT.name}: "), error
