@@ -5,7 +5,8 @@ A policy is anything with
     act(hidden (B, d), tau_previous (B,), *, logits (B, V), step, generator) -> Action        (see temperature_head.py)
 
 and a `tau_initial`.  One that has a `see(step, tokens, temperatures)` too is shown what was drawn, as in oracle.py.  To try an
-idea of your own, write such a dataclass here, whose fields are its settings, and name it in `RULES`; one that learns in `LEARNED`.
+idea of your own, write such a dataclass here, whose fields are its settings, and name it in `RULES` of policies.py; one that
+learns in `LEARNED`.
 
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
@@ -13,22 +14,16 @@ idea of your own, write such a dataclass here, whose fields are its settings, an
     mixture    half of a prompt's samples at one fixed temperature, half at another
     TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
     sequence   one learned temperature a completion: the head, asked once
-
-Any of them can draw from what is left when unlikely tokens are cut away, p being the probability at temperature 1:
-
-    +min_p     where p < min_p * max p                                                                arXiv 2407.01082
-    +top_p     all but the likeliest that together have top_p                                         arXiv 1904.09751
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import temperature_head
-import weights
 from temperature_head import Action, TemperatureHead
 from token_policy import token_policy
 
@@ -214,123 +209,3 @@ class SequenceHead(TemperatureHead):
 
     def entropy(self, hidden: Tensor) -> Tensor:
         raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
-
-
-def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
-    """The same policy, whose `act` takes unlikely tokens out of the logits that the token is then drawn from.
-
-    pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left, which training does not
-    recompute: such a policy can be sampled with and be evaluated, and where tokens are frozen its temperatures can learn.
-    Entropies are of what is left, for a rule that reads them (EDT) and in the Rollout.
-    """
-    act = policy.act
-
-    def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
-        p = logits.float().softmax(-1)  # (B, V)
-        if top_p < 1:
-            sorted_p, order = p.sort(descending=True)
-            enough = sorted_p.cumsum(-1) - sorted_p >= top_p  # without it: the likeliest stays, whatever top_p is
-            logits.masked_fill_(torch.zeros_like(enough).scatter(-1, order, enough), -1e9)
-        logits.masked_fill_(p < min_p * p.amax(-1, keepdim=True), -1e9)
-        return act(hidden, tau_previous, logits=logits, step=step, generator=generator)
-
-    policy.act = cut_and_act
-    return policy
-
-
-RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
-LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
-NAMES = (
-    "own, sequence, tampo, greedy, a temperature such as 0.7, ead, edt, mixture (with settings: edt:base=0.8,theta=0.2); "
-    "each alone or with +min_p=0.1, +top_p=0.9 or +min_p=0.1,top_p=0.9"
-)
-MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "tau_min", "low", "high", "momentum", "min_p")
-
-
-def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
-    """A policy's name and settings, and what it cuts away.
-
-    >>> parse("edt:base=0.8,theta=0.2+min_p=0.1")
-    ('edt', {'base': 0.8, 'theta': 0.2}, {'min_p': 0.1})
-    """
-    before, _, after = name.partition("+")
-    kind, _, rest = before.partition(":")
-    known = {"tampo": set(TAMPO.SETTINGS)} | {rule: {f.name for f in fields(RULES[rule])} for rule in RULES}
-
-    def read(pairs: str, of: str, names: set[str]) -> dict[str, float]:
-        settings = {}
-        for pair in pairs.split(",") if pairs else []:
-            key, _, value = pair.partition("=")
-            try:
-                settings[key] = float(value)
-            except ValueError:
-                settings[key] = math.nan
-            if key not in names or not (0 < settings[key] < 1e6 or settings[key] == 0 and key in MAY_BE_0):
-                zero = ", ".join(sorted(names & set(MAY_BE_0)))
-                takes = f"takes positive numbers for {', '.join(sorted(names))}, and 0 for {zero}"
-                takes = takes if names else "takes no settings"
-                raise ValueError(f"policy {name!r}: {of} {takes}, and not {pair!r}")
-        return settings
-
-    settings, cuts = read(rest, kind, known.get(kind, set())), read(after, "+", {"min_p", "top_p"})
-    if max(cuts.values(), default=0) > 1 or ("+" in name and not cuts):
-        raise ValueError(f"policy {name!r}: behind + stands min_p or top_p, a share of 1, as in 1.5+min_p=0.1")
-    return kind, settings, cuts
-
-
-def learns(name: str) -> bool:
-    return parse(name)[0] in LEARNED
-
-
-def begin(name: str, d_model: int, tau_min: float, tau_max: float):
-    """A policy that learns, as it is before it has learned anything."""
-    kind, settings, cuts = parse(name)
-    policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
-    return cut(policy, **cuts) if cuts else policy
-
-
-def name_of(folder: str | Path) -> str:
-    """The policy that a run was trained with, as it ended; of another model the one that lies there, or temperature 1."""
-    folder = Path(folder)
-    ran = weights.trained_with(folder)
-    name = ran.get("policy", "own" if (folder / temperature_head.FILE).is_file() else "1.0")
-    if not isinstance(name, str):
-        raise ValueError(f"{folder / weights.RUN} is damaged; --policy names a policy")
-    if parse(name)[0] == "ead" and "training_step" not in name:  # it moves with training
-        at = folder.name.removeprefix("step-")  # a checkpoint's
-        name += f"{',' if ':' in name else ':'}training_step={int(at) if at.isdigit() else ran.get('steps', 0)}"
-    return name
-
-
-def make(name: str = "", folder: str | Path = "", device="cpu"):
-    """The policy that a command line names: a rule, or what was learned and lies in `folder` (own: whatever lies there).
-
-    Without a name it is what `name_of` says.
-
-    >>> make("0.7").temperature
-    0.7
-    """
-    kind, settings, cuts = parse(name or name_of(folder))
-    if kind in LEARNED:
-        policy = temperature_head.load(folder, device, LEARNED)
-        if kind not in ("own", policy.kind):
-            raise ValueError(f"{folder} holds a temperature policy of the kind {policy.kind}, and not {kind}")
-        if "d_model" in policy.settings and (file := Path(folder) / "config.json").is_file():
-            of_model, of_head = (
-                weights.read_config(weights.read_json(file), str(file))["d_model"],
-                policy.settings["d_model"],
-            )
-            if of_model != of_head:
-                raise ValueError(
-                    f"{Path(folder) / temperature_head.FILE}: made for hidden states of {of_head} numbers, and those of "
-                    f"this model have {of_model}"
-                )
-    elif kind in RULES:
-        policy = RULES[kind](**settings)
-    else:
-        try:
-            temperature = 0.0 if kind == "greedy" else float(kind)
-        except ValueError:
-            raise ValueError(f"policy {name!r} is none of: {NAMES}") from None
-        policy = Fixed(temperature)
-    return cut(policy, **cuts) if cuts else policy

@@ -145,10 +145,7 @@ def publish(run: Path, checkpoint: Path) -> None:
         link = run / f".{file.name}.{os.getpid()}"
         link.unlink(missing_ok=True)
         try:
-            if file.suffix == ".json":
-                shutil.copyfile(file, link)
-            else:
-                os.link(file, link)
+            (shutil.copyfile if file.suffix == ".json" else os.link)(file, link)
         except OSError:  # a file system without hard links
             shutil.copyfile(file, link)
         os.replace(link, run / file.name)

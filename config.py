@@ -10,10 +10,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import baselines
 import checkpoint
 import distributed
 import model
+import policies
 import rl
 import tasks
 
@@ -180,16 +180,16 @@ def validate(c: Config) -> None:
         if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
             wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
     try:
-        kind, settings, cuts = baselines.parse(c.policy)
+        kind, settings, cuts = policies.parse(c.policy)
         if kind == "tampo":
-            baselines.TAMPO(**settings)
+            policies.LEARNED[kind](**settings)
         if cuts and c.schedule != "temperature":
             cut = f"--policy {c.policy} cuts tokens away, of which token log-probs in training know nothing"
             wrong.append(f"{cut}: --schedule temperature trains the temperature alone")
         if cuts and kind == "tampo":
             wrong.append(f"--policy {c.policy}: TAMPO learns from the likelihoods of tokens that nothing was cut from")
-        if not baselines.learns(c.policy):
-            rule = baselines.make(c.policy)
+        if not policies.learns(c.policy):
+            rule = policies.make(c.policy)
             if getattr(rule, "temperature", 1) == 0:
                 wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
             if c.schedule.startswith(("temperature", "blocks")) or c.temperature_first:

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import baselines
 import model
+import policies
 import sample
 import tasks
 import tokenizer
@@ -214,8 +214,8 @@ def run(arguments) -> dict[str, dict]:
     template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
     asked = arguments.benchmark or [own_benchmark(folder, ran)]
     benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in asked}
-    names = arguments.policy or [baselines.name_of(folder), "greedy"]
-    policies = {name: baselines.make(name, folder, device) for name in names}
+    names = arguments.policy or [policies.name_of(folder), "greedy"]
+    by_name = {name: policies.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
     transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
     model.choose_threads(transformer.config.d_model)
@@ -223,7 +223,7 @@ def run(arguments) -> dict[str, dict]:
     results: dict[str, dict] = {}
     for benchmark, problems in benchmarks.items():
         length = arguments.max_new_tokens or ran.get("max_new_tokens") or tasks.completion_length(problems[0])
-        for name, policy in policies.items():
+        for name, policy in by_name.items():
             evaluation = evaluate(
                 transformer, vocabulary, policy, problems, arguments.samples, length, template,
                 arguments.seed, arguments.rows,

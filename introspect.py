@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import baselines
 import model
 import plot
+import policies
 import pretrain
 import sample
 import tasks
@@ -49,7 +49,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
     model.choose_threads(transformer.config.d_model)
-    head, generator = baselines.make("own", folder), torch.Generator().manual_seed(seed)
+    head, generator = policies.make("own", folder), torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
     hard = [difficulty(problem) for problem in problems]

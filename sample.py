@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import baselines
 import model
+import policies
 import tasks
 import tokenizer
 import weights
@@ -244,7 +244,7 @@ def main() -> None:
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
         transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
         model.choose_threads(transformer.config.d_model)
-        policy = baselines.make(arguments.policy, folder, device)
+        policy = policies.make(arguments.policy, folder, device)
         ran = weights.trained_with(folder)
         template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
         prompt = tasks.render(arguments.prompt, vocabulary, template)

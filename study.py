@@ -27,13 +27,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from tqdm import tqdm
 
-import baselines
 import config
 import eval as evaluation
 import faults
 import findings
 import log
 import model
+import policies
 import tasks
 import tokenizer
 import train
@@ -62,13 +62,13 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
     transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
-    policies = {"own": baselines.make(trial.policy, source, asked.device)}
+    ways = {"own": policies.make(trial.policy, source, asked.device)}
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        policies |= {name: baselines.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
-    policies["own"].unembed = transformer.unembed
+        ways |= {name: policies.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
+    ways["own"].unembed = transformer.unembed
     evaluations = {}
-    for name, policy in policies.items():
+    for name, policy in ways.items():
         length = tasks.completion_length(problems[0])
         of = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
         evaluations[name] = of.summary() | {"successes": of.correct.sum(1).astype(int).tolist()}

@@ -38,6 +38,7 @@ import eval as evaluation
 import faults
 import log
 import model
+import policies
 import rl
 import sample
 import tasks
@@ -60,8 +61,8 @@ def train(c: config.Config, parts: "Parts") -> None:
         return evaluation.evaluate(sampler, vocabulary, policy, problems, k, length, c.template, rows=rows).summary()
 
     def evaluate_all() -> dict[str, dict]:
-        policies = {c.policy: policy, "1.0": baselines.make("1.0"), "greedy": baselines.make("greedy")}
-        return {name: evaluate(policy, held_out) for name, policy in policies.items()}
+        by_name = {c.policy: policy, "1.0": policies.make("1.0"), "greedy": policies.make("greedy")}
+        return {name: evaluate(policy, held_out) for name, policy in by_name.items()}
 
     if is_first and not c.resume:
         logs.write("before.json", evaluate_all())
@@ -243,11 +244,11 @@ def load_policies(c: config.Config, source: Path):
     if c.kl:
         reference = model.load(c.model, c.device) if c.resume else copy.deepcopy(transformer).to(c.device)
         reference.compute_dtype = transformer.compute_dtype
-    if not baselines.learns(c.policy):
-        return transformer, baselines.make(c.policy), reference
+    if not policies.learns(c.policy):
+        return transformer, policies.make(c.policy), reference
     if (source / temperature_head.FILE).is_file():
-        policy = baselines.make(c.policy, source, c.device)
-        kind, settings, _ = baselines.parse(c.policy)
+        policy = policies.make(c.policy, source, c.device)
+        kind, settings, _ = policies.parse(c.policy)
         asked: dict = settings | {"kind": kind, "tau_min": c.tau_min, "tau_max": c.tau_max}
         holds: dict = {"kind": policy.kind} | policy.settings
         if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
@@ -259,7 +260,7 @@ def load_policies(c: config.Config, source: Path):
     if c.resume:
         raise ValueError(f"{source / temperature_head.FILE}: missing; remove {source} to go on from the one before")
     torch.manual_seed(c.seed)
-    policy = baselines.begin(c.policy, transformer.config.d_model, c.tau_min, c.tau_max)
+    policy = policies.begin(c.policy, transformer.config.d_model, c.tau_min, c.tau_max)
     return transformer, policy.to(c.device), reference
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-import baselines
+import policies
 import temperature_head
 
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
@@ -142,7 +142,7 @@ class EntropyHead(temperature_head.TemperatureHead):
 
 
 ABLATIONS = {kind.kind: kind for kind in (NoGate, EntropyHead)}
-baselines.LEARNED |= ABLATIONS  # so that --policy knows them in this process
+policies.LEARNED |= ABLATIONS  # so that --policy knows them in this process
 
 
 class Trial(NamedTuple):
@@ -211,7 +211,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         for name in GRID:
             add(regime, f"fixed {name}", name, rate)
         for name, policy in chosen.rules.items():
-            if "+" not in policy:  # where tokens learn, none can be cut away: see baselines.cut
+            if "+" not in policy:  # where tokens learn, none can be cut away: see policies.cut
                 add(regime, name, policy, rate)
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", chosen.tampo, rate | PASS)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import baselines
 import model
+import policies
 import sample
 import temperature_head
 from baselines import EAD, EDT, Fixed
@@ -85,7 +86,7 @@ def test_a_mixture_keeps_each_sample_at_one_of_two_temperatures_also_when_others
     config = model.Config(
         vocab_size=8, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_head=4, d_mlp=8, max_length=32
     )
-    policy = baselines.make("mixture:low=0.2,high=1.1")
+    policy = policies.make("mixture:low=0.2,high=1.1")
     rollout = sample.generate(
         model.Transformer(config), policy, [[1], [2, 3]], 4, 20, {0, 5}, torch.Generator().manual_seed(1)
     )
@@ -233,7 +234,7 @@ def test_cuts_are_those_of_transformers(cuts, vocabulary):
     if "min_p" in cuts:
         kept = transformers.MinPLogitsWarper(cuts["min_p"])(None, logits.clone()) > -math.inf
         warped = warped.masked_fill(~kept, -math.inf)
-    given, policy = logits.clone(), baselines.cut(Fixed(1.7), **cuts)
+    given, policy = logits.clone(), policies.cut(Fixed(1.7), **cuts)
     action = policy.act(None, torch.ones(64), logits=given)
     assert action.temperature.tolist() == pytest.approx([1.7] * 64)
     assert torch.equal(given > -1e8, warped > -math.inf) and (given > -1e8).any(1).all()
@@ -247,16 +248,16 @@ def test_cuts_are_those_of_transformers(cuts, vocabulary):
 
 def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
     hidden, logits = torch.randn(4, 8), torch.randn(4, 11)
-    policy = baselines.begin("own+min_p=0.5", 8, 0.2, 1.2)
+    policy = policies.begin("own+min_p=0.5", 8, 0.2, 1.2)
     given = logits.clone()
     action = policy.act(hidden, torch.ones(4), logits=given, generator=torch.Generator().manual_seed(0))
     assert (given < -1e8).any()
     torch.testing.assert_close(policy.log_prob(hidden, action), action.log_prob)
     policy.save(tmp_path)
-    alone = baselines.make("own", tmp_path)
+    alone = policies.make("own", tmp_path)
     plain = alone.act(hidden, torch.ones(4), logits=logits, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(plain, action)), "the temperatures are as without it"
-    assert baselines.make("edt+top_p=0.9") == EDT() and baselines.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
+    assert policies.make("edt+top_p=0.9") == EDT() and policies.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
 )
 def test_cuts_that_are_none_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="min_p") as caught:
-        baselines.make(name)
+        policies.make(name)
     assert "\n" not in str(caught.value)
 
 
@@ -282,27 +283,27 @@ def test_cuts_that_are_none_are_refused_in_one_line(name):
 
 
 def test_make_names_every_policy(tmp_path):
-    assert baselines.make("0.7") == Fixed(0.7) and baselines.make("greedy") == baselines.make("0") == Fixed(0.0)
-    assert baselines.make("ead") == EAD() and baselines.make("edt") == EDT()
+    assert policies.make("0.7") == Fixed(0.7) and policies.make("greedy") == policies.make("0") == Fixed(0.0)
+    assert policies.make("ead") == EAD() and policies.make("edt") == EDT()
     temperature_head.TemperatureHead(8, 0.2, 1.2).save(tmp_path)
-    own = baselines.make("own", str(tmp_path))
+    own = policies.make("own", str(tmp_path))
     assert type(own) is temperature_head.TemperatureHead and own.tau_min == 0.2
-    assert baselines.make("edt:base=0.8,theta=0.2") == EDT(base=0.8, theta=0.2)
-    assert baselines.make("ead:d_0=2,growth=0") == EAD(d_0=2, growth=0)
+    assert policies.make("edt:base=0.8,theta=0.2") == EDT(base=0.8, theta=0.2)
+    assert policies.make("ead:d_0=2,growth=0") == EAD(d_0=2, growth=0)
 
 
 @pytest.mark.parametrize("name", ["sequence", "tampo", "tampo:candidates=4,sharpness=0.2"])
 def test_a_policy_that_learned_is_what_it_was_saved_as(name, tmp_path):
-    policy = baselines.begin(name, 8, 0.2, 1.2)
+    policy = policies.begin(name, 8, 0.2, 1.2)
     with torch.no_grad():
         next(iter(policy.state_dict().values())).add_(0.25)
     policy.save(tmp_path)
-    for again in (baselines.make("own", tmp_path), baselines.make("", tmp_path), baselines.make(policy.kind, tmp_path)):
+    for again in (policies.make("own", tmp_path), policies.make("", tmp_path), policies.make(policy.kind, tmp_path)):
         assert type(again) is type(policy) and again.settings == policy.settings
         assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), policy.state_dict().values()))
     other = {"tampo": "sequence", "sequence": "tampo"}[policy.kind]
     with pytest.raises(ValueError, match=f"kind {policy.kind}, and not {other}"):
-        baselines.make(other, tmp_path)
+        policies.make(other, tmp_path)
 
 
 def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_path):
@@ -316,23 +317,23 @@ def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_pat
         torch.nn.init.constant_(head.w1.bias, weight)
         head.save(tmp_path)
         with pytest.raises(ValueError, match=said) as caught:
-            baselines.make("own", tmp_path)
+            policies.make("own", tmp_path)
         assert "\n" not in str(caught.value) and temperature_head.FILE in str(caught.value)
     temperature_head.TemperatureHead(8).save(tmp_path)
-    assert baselines.make("own", tmp_path).settings["d_model"] == 8
+    assert policies.make("own", tmp_path).settings["d_model"] == 8
 
 
 def test_a_head_without_a_kind_is_of_the_first_version(tmp_path):
     head = temperature_head.TemperatureHead(8)
     tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
     save_file(tensors, tmp_path / temperature_head.FILE, metadata={"settings": json.dumps(head.settings)})
-    assert type(baselines.make("own", tmp_path)) is temperature_head.TemperatureHead
+    assert type(policies.make("own", tmp_path)) is temperature_head.TemperatureHead
 
 
 @pytest.mark.parametrize("name", ["warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
 def test_unknown_policies_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="temperature") as caught:
-        baselines.make(name)
+        policies.make(name)
     assert "\n" not in str(caught.value)
 
 
@@ -341,7 +342,7 @@ def test_unknown_policies_are_refused_in_one_line(name):
 )
 def test_settings_that_a_policy_lacks_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="takes") as caught:
-        baselines.learns(name)
+        policies.learns(name)
     assert "\n" not in str(caught.value)
 
 
@@ -355,21 +356,21 @@ def test_a_run_is_named_as_it_ended_and_a_checkpoint_as_it_was(tmp_path):
         (tmp_path / folder).mkdir()
         if ran:
             (tmp_path / folder / "run.json").write_text(json.dumps(ran))
-        assert baselines.name_of(tmp_path / folder) == name
+        assert policies.name_of(tmp_path / folder) == name
     (tmp_path / "none" / "run.json").write_text('{"policy": null}')
     with pytest.raises(ValueError, match="run.json is damaged"):
-        baselines.name_of(tmp_path / "none")
+        policies.name_of(tmp_path / "none")
 
 
 def test_a_model_without_a_head_has_no_policy_of_its_own(tmp_path):
     with pytest.raises(FileNotFoundError, match="no temperature policy of its own"):
-        baselines.make("own", str(tmp_path))
+        policies.make("own", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["0.7", "greedy", "ead", "edt"])
 def test_a_baseline_is_a_policy_like_the_head(name):
     """The same arguments and the same fields as TemperatureHead.act."""
-    head, policy, hidden = temperature_head.TemperatureHead(8), baselines.make(name), torch.randn(3, 8)
+    head, policy, hidden = temperature_head.TemperatureHead(8), policies.make(name), torch.randn(3, 8)
     arguments = dict(logits=torch.randn(3, 11), step=4, generator=torch.Generator().manual_seed(0))
     for one, other in zip(head.act(hidden, torch.ones(3), **arguments), policy.act(hidden, torch.ones(3), **arguments)):
         assert one.shape == other.shape and one.dtype == other.dtype

@@ -19,6 +19,7 @@ import checkpoint
 import config
 import log
 import model
+import policies
 import rl
 import tasks
 import temperature_head
@@ -297,7 +298,7 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     go(base, run, "--steps", "4", "--resume", *flags)
     assert metrics_of(run) == metrics_of(whole)
     assert (run / WEIGHTS[0]).read_bytes() == (whole / WEIGHTS[0]).read_bytes()
-    learns = "--policy" not in flags or baselines.learns(flags[1])
+    learns = "--policy" not in flags or policies.learns(flags[1])
     assert (run / WEIGHTS[1]).exists() == learns
     if learns:
         assert (run / WEIGHTS[1]).read_bytes() == (whole / WEIGHTS[1]).read_bytes()

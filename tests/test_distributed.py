@@ -17,11 +17,11 @@ from test_checkpoint import metrics_of, state_file, words
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import baselines
 import checkpoint
 import config
 import distributed
 import model
+import policies
 import rl
 import sample
 import temperature_head
@@ -111,7 +111,7 @@ def traffic(is_sharded: bool) -> tuple[int, dict, dict, dict]:
         )
     )  # fmt: skip
     transformer.checkpointing = is_sharded  # layers computed again are not gathered again
-    rollout, advantage = make_rollout(transformer, baselines.make("1.0"))
+    rollout, advantage = make_rollout(transformer, policies.make("1.0"))
     advantage = torch.ones_like(advantage)
     sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-2)

@@ -11,6 +11,7 @@ import torch
 import baselines
 import decoder
 import model
+import policies
 import rl
 import sample
 import token_policy
@@ -68,7 +69,7 @@ def test_whatever_a_config_combines_sampling_and_training_agree():
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    rollout = draw(made, baselines.make("1.0"))
+    rollout = draw(made, policies.make("1.0"))
     torch.testing.assert_close(rl.token_log_probs(made, rollout), rollout.token_log_probs, atol=1e-4, rtol=1e-4)
 
 
@@ -562,7 +563,7 @@ def test_who_sees_every_step_sees_a_row_leave_at_once(captured):
 
     generator = torch.Generator().manual_seed(1)
     sample.generate(*model_and_head(), [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator, on_token=see)
-    told, policy = list(rows), baselines.make("1.0")
+    told, policy = list(rows), policies.make("1.0")
     going[1:], rows[:], policy.see = [], [], see
     sample.generate(model_and_head()[0], policy, [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator)
     assert rows == going[: len(rows)] and len(told) > 1
