@@ -162,7 +162,7 @@ def log_prob_gradient(how: str, hidden: Tensor, weight: Tensor, tau: Tensor, dra
         unembedding = Unembedding(weight)
         leaf = hidden.detach().requires_grad_()
         for h, t, y, w in zip(*(x.split(rl.tokens_at_once(unembedding)) for x in (leaf, tau, drawn, wanted))):
-            (rl.chunk_of_log_probs(unembedding, h, t, y, False)[0] * w).sum().backward()
+            (rl.chunk_of_log_probs(unembedding, h, t, y, None, False)[0] * w).sum().backward()
         hidden.backward(leaf.grad)
     elif how == "linear_cross_entropy":  # new in torch 2.13; every weight is -1: it has no others
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)

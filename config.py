@@ -183,9 +183,6 @@ def validate(c: Config) -> None:
         kind, settings, cuts = policies.parse(c.policy)
         if kind == "tampo":
             policies.LEARNED[kind](**settings)
-        if cuts and c.schedule != "temperature":
-            cut = f"--policy {c.policy} cuts tokens away, of which token log-probs in training know nothing"
-            wrong.append(f"{cut}: --schedule temperature trains the temperature alone")
         if cuts and kind == "tampo":
             wrong.append(f"--policy {c.policy}: TAMPO learns from the likelihoods of tokens that nothing was cut from")
         if not policies.learns(c.policy):

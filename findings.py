@@ -173,23 +173,27 @@ def less_table(heads: dict[str, list[dict]], rules: dict[str, list[dict]]) -> st
 
 
 def cuts_table(found: dict[str, dict[str, list[dict]]], regimes: Sequence[str] = trials.ALL) -> str:
-    """Each head of these regimes less the rules that cut unlikely tokens away, of frozen tokens; with a cut, also less itself without."""
-    rules = {name: results for name, results in found.get("frozen", {}).items() if name.startswith(frontier.CUTS)}
-    heads = {
-        f"{name} ({regime})": results
-        for regime, methods in found.items()
-        for name, results in methods.items()
-        if regime in regimes and name.startswith("head")
-    }
-    lines = [less_table(heads, rules)]
-    for name, results in found.get("frozen", {}).items():
-        alone = name.removesuffix(", min-p")
-        if alone != name and alone in found["frozen"]:
-            rows = less_table(
-                {f"{name} (frozen)": results}, {f"the same without {frontier.CUTS[0]}": found["frozen"][alone]}
-            )
-            lines += rows.splitlines()[2:]
-    return "\n".join(lines)
+    """Each head less the rules that cut unlikely tokens away: of these regimes less those of frozen tokens, and of each regime
+    where they learn less those that have learned there; and each head with a cut less itself without."""
+
+    def of(regime: str, begins: str | tuple[str, ...], told: str = "") -> dict[str, list[dict]]:
+        methods = found.get(regime, {}).items()
+        return {name + told: results for name, results in methods if name.startswith(begins)}
+
+    rows: list[str] = []
+    for regime, methods in found.items():
+        heads = of(regime, "head", f" ({regime})")
+        if regime in regimes:
+            rows += less_table(heads, of("frozen", frontier.CUTS)).splitlines()
+        if regime in trials.TOKEN_LR:
+            rows += less_table(heads, of(regime, frontier.CUTS, ", tokens trained too")).splitlines()
+        for name, results in methods.items():
+            alone = name.removesuffix(f", {frontier.CUTS[0]}")
+            if alone != name and alone in methods:
+                without = {f"the same without {frontier.CUTS[0]}": methods[alone]}
+                rows += less_table({f"{name} ({regime})": results}, without).splitlines()
+    head = rows[:2]
+    return "\n".join(head + [row for row in rows if row not in head])
 
 
 def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:

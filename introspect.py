@@ -49,7 +49,9 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
     model.choose_threads(transformer.config.d_model)
-    head, generator = policies.make("own", folder), torch.Generator().manual_seed(seed)
+    name = policies.name_of(folder)  # with what it cuts
+    head = policies.make(name if policies.learns(name) else "own", folder)
+    generator = torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
     hard = [difficulty(problem) for problem in problems]
@@ -76,7 +78,8 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             columns["mean_tau"] += torch.lerp(before, drawn, torch.sigmoid(gate)).tolist()
             columns["kind"] += places(text)
             columns["tau"] += taus.tolist()
-            columns["pull"] += pull(transformer.unembed(hidden), taus, torch.tensor(ids)).tolist()
+            margin = None if rollout.margins is None else rollout.margins[row][keep]
+            columns["pull"] += pull(transformer.unembed(hidden), taus, torch.tensor(ids), margin).tolist()
             columns["entropy"] += rollout.entropies[row][keep].tolist()
             columns["wrong"] += argmax_is_wrong(transformer, hidden, problems[start + row // 4], text)
             columns["difficulty"] += [hard[start + row // 4]] * len(ids)
@@ -86,13 +89,13 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     return found | {"hidden": torch.cat(states).float().numpy(), "layers": torch.cat(of_layers).float().numpy()}
 
 
-def pull(logits: torch.Tensor, taus: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """(N,) |onehot - p_tau|^2 of the tokens drawn: logits (N, V), taus and ids (N,).
+def pull(logits: torch.Tensor, taus: torch.Tensor, ids: torch.Tensor, margin=None) -> torch.Tensor:
+    """(N,) |onehot - p_tau|^2 of the tokens drawn: logits (N, V), taus, ids and where there was a cut its margin (N,).
 
     >>> pull(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([1.0, 0.1]), torch.tensor([0, 0]))  # a coin; against all odds
     tensor([0.5000, 2.0000])
     """
-    p_tau = token_policy(logits, taus).exp()
+    p_tau = token_policy(logits, taus, margin, ids).exp()
     return (F.one_hot(ids, p_tau.shape[1]) - p_tau).square().sum(-1)
 
 

@@ -14,6 +14,7 @@ import torch
 
 import eval as evaluation
 import plot
+import rl
 import sample
 import tasks
 from temperature_head import TemperatureHead
@@ -80,8 +81,10 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
     likeliest = [  # a long completion of a large vocabulary: in parts
-        token_policy(transformer.unembed(some), tau).topk(alternatives)  # (n, alternatives) log-probs, ids
-        for some, tau in zip(hidden.split(512), taus.split(512))
+        token_policy(transformer.unembed(some), tau, margin, drawn).topk(
+            alternatives
+        )  # (n, alternatives) log-probs, ids
+        for some, tau, drawn, margin in rl.chunks(512, hidden, *rl.drawn_under(part))
     ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
 

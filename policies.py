@@ -20,6 +20,7 @@ import temperature_head
 import weights
 from baselines import EAD, EDT, TAMPO, Fixed, Mixture, SequenceHead
 from temperature_head import Action, TemperatureHead
+from token_policy import GONE, beyond, margin_of_cut
 
 RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
@@ -33,20 +34,23 @@ MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "tau_min", "low",
 def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
     """The same policy, whose `act` takes unlikely tokens out of the logits that the token is then drawn from.
 
-    pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left, which training does not
-    recompute: such a policy can be sampled with and be evaluated, and where tokens are frozen its temperatures can learn.
-    Entropies are of what is left, for a rule that reads them (EDT) and in the Rollout.
+    pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left.  Training makes the same one
+    again (`Action.margin`), and moves probability among these tokens only: what is out has no gradient, and nothing tells the
+    model that a token is about to leave or to come back.  Entropies are of what is left, for a rule that reads them (EDT)
+    and in the Rollout.
     """
     act = policy.act
 
     def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
         p = logits.float().softmax(-1)  # (B, V)
+        out = p < min_p * p.amax(-1, keepdim=True)
         if top_p < 1:
             sorted_p, order = p.sort(descending=True)
             enough = sorted_p.cumsum(-1) - sorted_p >= top_p  # without it: the likeliest stays, whatever top_p is
-            logits.masked_fill_(torch.zeros_like(enough).scatter(-1, order, enough), -1e9)
-        logits.masked_fill_(p < min_p * p.amax(-1, keepdim=True), -1e9)
-        return act(hidden, tau_previous, logits=logits, step=step, generator=generator)
+            out |= torch.zeros_like(out).scatter(-1, order, enough)
+        margin = margin_of_cut(logits.float(), out)
+        logits.masked_fill_(beyond(logits.float(), margin), GONE)
+        return act(hidden, tau_previous, logits=logits, step=step, generator=generator)._replace(margin=margin)
 
     policy.act = cut_and_act
     return policy

@@ -47,6 +47,11 @@ def slip(result: int, draw: random.Random) -> int:
     return max(result + draw.choice((-1, 1)), 0)
 
 
+def same_slip(result: int, draw: random.Random) -> int:
+    """The one wrong result that a demonstrator with `--same-slip` knows: so it is the likelier, and the harder to cut away."""
+    return result - 10 if result >= 10 else result + 1
+
+
 def plans(pool: tuple[int, ...]):
     """Every sequence of steps (a, operation, b, result) that uses the pool up, with what it ends at."""
     if len(pool) == 1:
@@ -68,7 +73,7 @@ def plans_of(problem: tasks.Problem):
     return plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
 
 
-def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
+def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float, slip=slip) -> str:
     """As `demonstrate`, of modular.py's problems: a plan is three operations."""
     now, operand, target = modular.read(problem.problem)
     aimed, steps = draw.random() >= aimless, []
@@ -82,10 +87,10 @@ def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: fl
     return ",".join(steps) + ";"
 
 
-def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float) -> str:
+def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float, slip=slip) -> str:
     """One trace such as `3*5=15,15+7=22;`, by a demonstrator with these rates of aimless plans and of slips."""
     if problem.kind == "modular":
-        return demonstrate_modular(problem, draw, aimless, slips)
+        return demonstrate_modular(problem, draw, aimless, slips, slip)
     numbers = [int(number) for number in problem.problem.split("=")[0].split(",")]
     pool = [(number, number) for number in numbers]  # (what the plan has there, what is written there): slips part them
     aimed = []
@@ -112,14 +117,16 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
     return ",".join(steps) + ";"
 
 
-def batches(problems: list[tasks.Problem], vocabulary, size: int, draw: random.Random, aimless: float, slips: float):
+def batches(
+    problems: list[tasks.Problem], vocabulary, size: int, draw: random.Random, aimless: float, slips: float, slip=slip
+):
     """Yield inputs, targets (size, T); a target of -100 (the prompt, the padding) is not learned."""
     end = next(iter(vocabulary.eos_ids))
     while True:
         inputs, targets = [], []
         for problem in draw.choices(problems, k=size):
             prompt = tasks.render(problem.problem, vocabulary)
-            trace = vocabulary.encode(demonstrate(problem, draw, aimless, slips)) + [end]
+            trace = vocabulary.encode(demonstrate(problem, draw, aimless, slips, slip)) + [end]
             inputs.append(torch.tensor(prompt + trace[:-1]))
             targets.append(torch.tensor([-100] * (len(prompt) - 1) + trace))
         pad = torch.nn.utils.rnn.pad_sequence
@@ -155,9 +162,8 @@ def pretrain(arguments, problems: list[tasks.Problem]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(Path(folder))
         vocabulary = tokenizer.load(folder)
-    stream = batches(
-        problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), arguments.aimless, arguments.slips
-    )
+    wrong = arguments.aimless, arguments.slips, same_slip if arguments.same_slip else slip
+    stream = batches(problems, vocabulary, arguments.batch_size, random.Random(arguments.seed), *wrong)
     transformer = new_model(vocabulary.vocab_size, arguments.seed, arguments.width, arguments.layers)
     transformer.to(arguments.device)
     transformer.compute_dtype = torch.bfloat16 if arguments.device.startswith("cuda") else None
@@ -193,6 +199,9 @@ def main() -> None:
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
     parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
+    parser.add_argument(
+        "--same-slip", action="store_true", help="a wrong result is always the same one: the harder to cut away"
+    )
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")

@@ -13,6 +13,7 @@ some percent where products are in bfloat16; the head's, whose h_t is stored, 1e
 Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from math import comb
@@ -110,9 +111,26 @@ def drawing_states(transformer, rollout: Rollout) -> Tensor:
         return transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
 
 
-def chunk_of_log_probs(transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, entropy: bool):
+def drawn_under(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What pi_theta is of, besides h_t: temperatures, tokens drawn, and where there was a cut its margins, (N,) each."""
+    margins = rollout.margins
+    return (
+        rollout.temperatures[rollout.mask],
+        rollout.tokens[rollout.mask],
+        None if margins is None else margins[rollout.mask],
+    )
+
+
+def chunks(size: int, *fields: Tensor | None):
+    """`size` rows of each field at a time; a field that is None has None for each."""
+    return zip(*(itertools.repeat(None) if field is None else field.split(size) for field in fields))
+
+
+def chunk_of_log_probs(
+    transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, margin: Tensor | None, entropy: bool
+):
     """(n,) log pi_theta of the tokens drawn, and the entropies: the only place in training where logits exist."""
-    log_probs = token_policy(transformer.unembed(hidden), temperature)  # (n, V) pi_theta
+    log_probs = token_policy(transformer.unembed(hidden), temperature, margin, tokens)  # (n, V) pi_theta
     chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 
@@ -128,8 +146,8 @@ def log_probs_and_entropies(
     a bonus needs, the second is all 0.
     """
     mask, pieces = rollout.mask, []
-    fields = (drawing_states(transformer, rollout), rollout.temperatures[mask], rollout.tokens[mask])
-    for inputs in zip(*(field.split(chunk or tokens_at_once(transformer)) for field in fields)):
+    fields = (drawing_states(transformer, rollout), *drawn_under(rollout))
+    for inputs in chunks(chunk or tokens_at_once(transformer), *fields):
         if torch.is_grad_enabled():
             pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, entropy, use_reentrant=False))
         else:
@@ -184,8 +202,8 @@ def token_step(
     each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
     """
 
-    def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, old: Tensor, advantage: Tensor, initial: Tensor):
-        log_probs, entropies = chunk_of_log_probs(transformer, hidden, tau, tokens, settings.entropy_bonus != 0)
+    def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, margin, old: Tensor, advantage: Tensor, initial: Tensor):
+        log_probs, entropies = chunk_of_log_probs(transformer, hidden, tau, tokens, margin, settings.entropy_bonus != 0)
         loss = clipped_surrogate(log_probs, old, advantage, settings)
         if settings.by_temperature:
             loss = loss * tau
@@ -206,8 +224,8 @@ def token_step(
                 initial = token_log_probs(reference, part)
         states = drawing_states(transformer, part)
         hidden = states.detach().requires_grad_()
-        fields = (part.temperatures[mask], part.tokens[mask], part.token_log_probs[mask], part_advantage, initial[mask])
-        for chunk in zip(*(field.split(tokens_at_once(transformer)) for field in (hidden, *fields))):
+        fields = (hidden, *drawn_under(part), part.token_log_probs[mask], part_advantage, initial[mask])
+        for chunk in chunks(tokens_at_once(transformer), *fields):
             loss, log_ratio = loss_of(*chunk)
             (loss.sum() / total).backward()
             told.append((loss.detach(), log_ratio.detach()))

@@ -50,6 +50,9 @@ class Rollout:
     temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
     entropies: Tensor  # (B, T) nats, of softmax(logits), whatever tau_t was: the model's own uncertainty
     finished: Tensor  # (B,) bool: an end-of-text token was drawn; False means truncated
+    margins: Tensor | None = (
+        None  # (B, T) where the policy cut: a token whose logit is further below the largest was out
+    )
     hidden: Tensor | None = None  # (B, T, d_model) h_t, which drew token t: the model's output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
@@ -192,6 +195,7 @@ def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finish
         temperature_log_probs=place([action.log_prob for action in actions]),
         entropies=place(entropies),
         finished=finished.clone(),
+        margins=None if actions[0].margin is None else place([action.margin for action in actions]),
         hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
     )
 

@@ -1,6 +1,6 @@
 """The token policy pi_theta(. | h_t, tau_t): a softmax under a temperature, and an exact draw from it.
 
-    log pi_theta(y | h, tau) = log softmax(logits / tau)
+    log pi_theta(y | h, tau) = log softmax(logits / tau),        where a policy cuts (policies.py) among the tokens that are left
 
 `token_policy` is that line, for training and for reading.  `sample_token` draws, in a few passes over the logits and without
 sorting or a running sum over all of them.
@@ -14,18 +14,44 @@ from torch import Tensor
 
 from decoder import fused
 
+GONE = -1e9  # the logit of a token that cannot be drawn
 BLOCK = 128  # tokens of a large vocabulary that are drawn from as one, and then among
 # On a CPU: so few that they are still in the cache, and their memory at hand, for the next pass over them.
 LOGITS_AT_ONCE = 2**20
 
 
-def token_policy(logits: Tensor, temperature: Tensor) -> Tensor:
+def token_policy(
+    logits: Tensor, temperature: Tensor, margin: Tensor | None = None, drawn: Tensor | None = None
+) -> Tensor:
     """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
+
+    `margin` (...), where a policy cuts: tokens beyond it cannot be drawn, but for `drawn` (...), which was, and stays in when
+    the model has moved since.
 
     Always in float32.  Training uses this; `sample_token` gets the same in fewer passes, and closer: of 150,000 tokens
     log_softmax, whose sum is in float32, is off by some 1e-5, and it by 1e-6.
     """
-    return torch.log_softmax(logits.float() / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
+    logits = logits.float()
+    if margin is not None:
+        out = beyond(logits, margin)
+        logits = logits.masked_fill(out if drawn is None else out.scatter(-1, drawn.unsqueeze(-1), False), GONE)
+    return torch.log_softmax(logits / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
+
+
+def beyond(logits: Tensor, margin: Tensor) -> Tensor:
+    """(..., V) which tokens are out: those whose logit is more than `margin` (...) below the largest."""
+    return logits < logits.amax(-1, keepdim=True) - margin.unsqueeze(-1)
+
+
+def margin_of_cut(logits: Tensor, out: Tensor) -> Tensor:
+    """The margin beyond which lie the tokens that are to be `out` (..., V), the least likely, and no others: (...), inf for none.
+
+    Midway between the last that is left and the first that is out, so that training, whose logits are the same but for
+    rounding, cuts the same ones.
+    """
+    last = logits.masked_fill(out, torch.inf).amin(-1)
+    first = logits.masked_fill(~out, -torch.inf).amax(-1)
+    return logits.amax(-1) - (last + first) / 2
 
 
 def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:

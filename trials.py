@@ -211,8 +211,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         for name in GRID:
             add(regime, f"fixed {name}", name, rate)
         for name, policy in chosen.rules.items():
-            if "+" not in policy:  # where tokens learn, none can be cut away: see policies.cut
-                add(regime, name, policy, rate)
+            add(regime, name, policy, rate)
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", chosen.tampo, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS | chosen.sequence)
@@ -224,6 +223,8 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, f"head, {objective}, every step, by tau", "own", rate | flags | BY_TAU)
             last = flags | {"schedule": "temperature", "steps": third}
             add(regime, f"head, {objective}, tokens first", "own", last, after="short")
+            policy, learning = chosen.head_and_cut
+            add(regime, f"head, {objective}, every step, min-p", policy, rate | flags | learning)
     return made
 
 

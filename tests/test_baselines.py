@@ -22,7 +22,7 @@ def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
     action = policy.act(None, torch.full((len(logits),), 0.4), logits=logits, step=step, generator=generator)
-    assert all(field.shape == (len(logits),) for field in action)
+    assert all(field.shape == (len(logits),) for field in action[:4]) and action.margin is None
     assert action.temperature.dtype == torch.float32 and action.changed.dtype == torch.bool
     assert not action.log_prob.any(), "nothing is sampled, so nothing has a probability"
     assert torch.equal(generator.get_state(), state)
@@ -256,7 +256,7 @@ def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
     policy.save(tmp_path)
     alone = policies.make("own", tmp_path)
     plain = alone.act(hidden, torch.ones(4), logits=logits, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(plain, action)), "the temperatures are as without it"
+    assert all(torch.equal(a, b) for a, b in zip(plain[:4], action[:4])), "the temperatures are as without it"
     assert policies.make("edt+top_p=0.9") == EDT() and policies.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
 
 
@@ -372,6 +372,7 @@ def test_a_baseline_is_a_policy_like_the_head(name):
     """The same arguments and the same fields as TemperatureHead.act."""
     head, policy, hidden = temperature_head.TemperatureHead(8), policies.make(name), torch.randn(3, 8)
     arguments = dict(logits=torch.randn(3, 11), step=4, generator=torch.Generator().manual_seed(0))
-    for one, other in zip(head.act(hidden, torch.ones(3), **arguments), policy.act(hidden, torch.ones(3), **arguments)):
+    both = (drawing.act(hidden, torch.ones(3), **arguments)[:4] for drawing in (head, policy))
+    for one, other in zip(*both):
         assert one.shape == other.shape and one.dtype == other.dtype
     assert isinstance(policy.tau_initial, float)

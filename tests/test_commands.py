@@ -193,6 +193,27 @@ def test_the_folder_of_a_run_loads_in_transformers(trained, base):
     assert any(not torch.equal(before[name], after) for name, after in load_file(run / "model.safetensors").items())
 
 
+@pytest.mark.parametrize("policy", ["own+min_p=0.1", "2+top_p=0.8"])
+def test_tokens_learn_under_a_cut(policy, tmp_path, here):
+    """Both sides move, each ratio is 1 when it is first asked, and what follows asks the run under the same cut."""
+    if not (ROOT / "base_model").is_dir():
+        pytest.skip("base_model/ is not here")
+    run, flags = tmp_path / "run", dict(task="countdown", policy=policy, steps=2, final_problems=8, prompts_per_step=8)
+    code, _, error = here("train.py", out=run, device="cpu", **flags)
+    assert code == 0, error
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["token/gradient_norm"] > 0 and abs(row["token/kl"]) < 1e-6 and row["token/clipped"] == 0
+        assert policy[0] == "2" or row["temperature/gradient_norm"] > 0
+    before = load_file(ROOT / "base_model" / "model.safetensors")
+    assert any(not torch.equal(before[name], after) for name, after in load_file(run / "model.safetensors").items())
+    words = ["--model", run, "--benchmark", "countdown", "--problems", "4", "--samples", "2"]
+    assert f"| countdown, {policy} |" in here("eval.py", *words)[1]
+    other = flags | dict(steps=4, out=run, policy=policy.partition("+")[0], device="cpu")
+    code, _, error = here("train.py", "--resume", **other)
+    assert code == 2 and f"policy was '{policy}'" in error
+
+
 def test_resume_goes_on_from_the_newest_checkpoint(trained, base, tmp_path, here):
     run = shutil.copytree(trained[0], tmp_path / "run")
     flags = SHORT | dict(model=base, task="countdown:4", out=run, save_every=1)
@@ -462,11 +483,9 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(policy="ead:d_0=0"), "not 'd_0=0'"),
         (dict(policy="mixture:low=-1"), "not 'low=-1'"),
         (dict(policy="0.7", schedule="blocks:2"), "--policy 0.7 does not learn"),
-        (dict(policy="own+min_p=0.1"), "cuts tokens away"),
         (dict(policy="tampo+min_p=0.1", schedule="temperature"), "TAMPO learns from the likelihoods"),
         (dict(policy="tampo:momentum=1"), "momentum is from 0 to below 1"),
         (dict(out="mine"), "mine holds samples.jsonl, which is not of a run"),
-        (dict(policy="0.7+min_p=0.1"), "cuts tokens away"),
         (
             dict(model="A_RUN", policy="sequence", temperature_entropy=0),
             "holds a temperature policy of the kind own, and not sequence",

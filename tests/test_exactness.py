@@ -29,6 +29,7 @@ import pytest
 import torch
 
 import model
+import policies
 import rl
 import sample
 import temperature_head
@@ -38,6 +39,7 @@ END, HORIZON, GROUP = 2, 3, 6
 PROMPTS = [[0], [0, 1]]  # of different lengths; the first is hard and the second easier
 RIGHT = {(0, 1, 2), (1, 2), (1, 0, 2), (0, 2)}  # what earns 1; a completion that does not end in time earns 0
 KINDS = ["grpo", "dr_grpo", "rloo", "pass@2", "pass@3"]
+MIN_P = 0.4
 CLIPPED = rl.StepSettings(
     max_grad_norm=1e9
 )  # the defaults; where the rollout was drawn every ratio is 1: nothing is clipped
@@ -78,7 +80,7 @@ def exact_head(head, hidden, detach: bool):
     return 1 / (1 + (-u[0]).exp()), softplus[1], softplus[2]
 
 
-def paths(transformer, head, prompt, detach=True) -> dict[tuple, torch.Tensor]:
+def paths(transformer, head, prompt, detach=True, min_p=0.0) -> dict[tuple, torch.Tensor]:
     """{(tokens, gates): probability} of every completion, differentiable; a gate is True where tau was changed.
 
     A temperature is tau_0 or one of the quadrature's nodes, and stays what it is until the gate opens: so a vector of
@@ -96,7 +98,9 @@ def paths(transformer, head, prompt, detach=True) -> dict[tuple, torch.Tensor]:
             opens, a, b = exact_head(head, hidden, detach)
             density = torch.distributions.Beta(a, b).log_prob(NODES).exp()
             drawn = torch.cat((torch.zeros(1, dtype=torch.float64), density * WEIGHTS))
-            probabilities = torch.softmax(transformer.unembed(hidden) / taus[:, None], dim=-1)  # (49, 3)
+            logits = transformer.unembed(hidden)
+            left = logits.exp() >= min_p * logits.exp().max()  # by the probabilities at temperature 1
+            probabilities = torch.softmax((logits / taus[:, None]).masked_fill(~left, -torch.inf), dim=-1)  # (49, 3)
             for gate, of_tau in ((False, (1 - opens) * weights), (True, opens * weights.sum() * drawn)):
                 for token in range(3):
                     entry = ((*tokens, token), (*gates, gate), of_tau * probabilities[:, token])
@@ -112,9 +116,9 @@ def double(module):
     return copy.deepcopy(module).double()
 
 
-def exact_p(transformer, head, detach=True) -> list[torch.Tensor]:
+def exact_p(transformer, head, detach=True, min_p=0.0) -> list[torch.Tensor]:
     """The probability that a completion is right, for each prompt; J is their mean."""
-    counted = [paths(transformer, head, prompt, detach) for prompt in PROMPTS]
+    counted = [paths(transformer, head, prompt, detach, min_p) for prompt in PROMPTS]
     return [sum(p for (tokens, _), p in of_prompt.items() if tokens in RIGHT) for of_prompt in counted]
 
 
@@ -137,10 +141,10 @@ def weight(kind: str, p: float, size: int = GROUP) -> float:
     return total
 
 
-def exact_gradient(toy, side: int, kind: str) -> torch.Tensor:
+def exact_gradient(toy, side: int, kind: str, min_p=0.0) -> torch.Tensor:
     """mean_x w(p_x) dp_x with respect to theta (side 0) or phi (side 1)."""
     pair = [double(module) for module in toy]
-    p = exact_p(*pair)
+    p = exact_p(*pair, min_p=min_p)
     return sum(weight(kind, of_prompt.item()) * gradient(of_prompt, pair[side]) for of_prompt in p) / len(p)
 
 
@@ -220,6 +224,28 @@ def test_the_truth_is_a_distribution(toy):
 @pytest.mark.parametrize("side", [0, 1], ids=["theta", "phi"])
 def test_the_codes_gradient_is_the_gradient_of_the_expected_reward(toy, rollouts, side, kind):
     assert_agrees(code_gradients(toy, side, kind, rollouts), exact_gradient(toy, side, kind))
+
+
+@pytest.fixture(scope="module")
+def cut_toy(toy):
+    """A model less sure of itself, and the same head with a cut."""
+    transformer, head = copy.deepcopy(toy)
+    with torch.no_grad():
+        transformer.unembedding.weight.mul_(0.35)
+    return transformer, policies.cut(head, min_p=MIN_P)
+
+
+@pytest.fixture(scope="module")
+def cut_rollouts(cut_toy):
+    return [roll_out(cut_toy, seed, groups=700) for seed in range(30)]
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["theta", "phi"])
+def test_so_it_is_where_unlikely_tokens_are_cut_away(cut_toy, cut_rollouts, side):
+    """The expected reward of what is drawn then; where a token is about to leave it has a step, which no gradient sees."""
+    truth, uncut = exact_gradient(cut_toy, side, "rloo", MIN_P), exact_gradient(cut_toy, side, "rloo")
+    assert truth.norm() > 1.15 * uncut.norm(), "the cut makes a difference here"
+    assert_agrees(code_gradients(cut_toy, side, "rloo", cut_rollouts), truth)
 
 
 def test_the_bias_of_the_group_baseline():
@@ -347,6 +373,10 @@ def without_temperature(rollout):
     return replace(rollout, temperatures=torch.ones_like(rollout.temperatures))
 
 
+def without_margins(rollout):
+    return replace(rollout, margins=None)
+
+
 def shifted_mask(rollout):
     return replace(rollout, mask=torch.cat((torch.zeros_like(rollout.mask[:, :1]), rollout.mask[:, :-1]), dim=1))
 
@@ -356,6 +386,12 @@ def test_mistakes_in_the_tokens_log_prob_show(toy, rollouts, mistake):
     wrong = [(mistake(rollout), rewards) for rollout, rewards in rollouts]
     with pytest.raises(AssertionError, match="exact gradient|standard errors"):
         assert_agrees(code_gradients(toy, 0, "rloo", wrong), exact_gradient(toy, 0, "rloo"))
+
+
+def test_a_cut_that_training_does_not_know_shows(cut_toy, cut_rollouts):
+    wrong = [(without_margins(rollout), rewards) for rollout, rewards in cut_rollouts]
+    with pytest.raises(AssertionError, match="exact gradient|standard errors"):
+        assert_agrees(code_gradients(cut_toy, 0, "rloo", wrong), exact_gradient(cut_toy, 0, "rloo", MIN_P))
 
 
 def without_gate(log_prob, gate, a, b, changed, z):

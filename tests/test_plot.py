@@ -11,6 +11,7 @@ import torch
 import log
 import model
 import plot
+import policies
 import report
 import sample
 from temperature_head import TemperatureHead
@@ -131,7 +132,8 @@ def test_the_page_is_one_file_that_needs_nothing_else(run):
     assert "<img" not in page and "<title>made &lt;up&gt;</title>" in page
 
 
-def test_what_is_said_of_a_token_is_what_the_model_chose():
+@pytest.mark.parametrize("min_p", [0.0, 0.3])
+def test_what_is_said_of_a_token_is_what_the_model_chose(min_p):
     torch.manual_seed(0)
     config = model.Config(
         vocab_size=256, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, max_length=32
@@ -142,15 +144,20 @@ def test_what_is_said_of_a_token_is_what_the_model_chose():
         token_bytes = staticmethod(lambda token: bytes([token]))
 
     generator = torch.Generator().manual_seed(0)
-    rollout = sample.generate(transformer, head, [[7, 8], [9]], 2, 6, {0}, generator)
+    with torch.no_grad():
+        transformer.unembedding.weight.mul_(8)
+    policy = policies.cut(head, min_p) if min_p else head
+    rollout = sample.generate(transformer, policy, [[7, 8], [9]], 2, 6, {0}, generator)
     told = log.describe(transformer, head, Bytes, rollout, 2)
     ids = rollout.tokens[2].tolist()
     for i in range(6):
         with torch.no_grad():
             hidden = transformer(torch.tensor([ids[: 1 + i]]))[0, -1]
             gate, a, b = head(hidden)
-            probabilities = torch.softmax(transformer.unembed(hidden) / told["taus"][i], dim=-1)
-            at_one = torch.distributions.Categorical(logits=transformer.unembed(hidden)).entropy()
+            at_one = torch.softmax(transformer.unembed(hidden), dim=-1)
+            logits = transformer.unembed(hidden).masked_fill(at_one < min_p * at_one.max(), -torch.inf)
+            probabilities = torch.softmax(logits / told["taus"][i], dim=-1)
+            at_one = torch.distributions.Categorical(probs=torch.softmax(logits, dim=-1)).entropy()
         exact = [torch.sigmoid(gate), a, b, at_one, probabilities[ids[1 + i]], probabilities.max()]
         shown = [told[name][i] for name in ("gates", "a", "b", "entropies", "probabilities")]
         assert [*shown, told["alternatives"][i][0][1]] == pytest.approx([value.item() for value in exact], abs=2e-4)

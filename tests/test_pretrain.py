@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+import modular
 import pretrain
 import tasks
 
@@ -66,6 +67,24 @@ def test_a_model_is_not_written_over_and_half_of_one_is_not_left(tmp_path, monke
         pretrain.main()
     assert ended.value.code == 2 and "holds a model already" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("slip", [pretrain.slip, pretrain.same_slip])
+def test_slips_are_of_few_kinds_or_of_one(slip):
+    """So the likeliest of them is a sixth as likely as the right result where a quarter of all results are wrong, or a third."""
+    draw = random.Random(0)
+    for result in (0, 3, 9, 10, 25, 99):
+        drawn = [slip(result, draw) for _ in range(4000)]
+        share = max(drawn.count(value) for value in set(drawn)) / 4000
+        if slip is pretrain.same_slip:
+            assert set(drawn) == {result - 10 if result >= 10 else result + 1}
+        elif result >= 10:
+            assert set(drawn) == {result - 10, result - 1, result + 1} and abs(share - 0.5) < 0.04
+    problem = tasks.load("modular", "train", 1)[0]
+    for step in pretrain.demonstrate(problem, draw, 1.0, 1.0, pretrain.same_slip).rstrip(";").split(","):
+        left, operation, right, shown = modular.STEP.fullmatch(step).groups()
+        true = modular.OPERATIONS[operation](int(left), int(right))
+        assert int(shown) == (true - 10 if true >= 10 else true + 1)
 
 
 def test_slips_come_at_their_rate():

@@ -11,6 +11,7 @@ import torch
 import attention
 import baselines
 import model
+import policies
 import rl
 import sample
 from temperature_head import Action, TemperatureHead
@@ -104,7 +105,8 @@ NO_CLIP = rl.StepSettings(max_grad_norm=1e9)
 
 EVERY_POLICY = [
     lively_head(), baselines.SequenceHead(32), baselines.TAMPO(), baselines.EDT(theta=0.5), baselines.EAD(),
-    baselines.Fixed(0.25), baselines.Fixed(1.5),
+    baselines.Fixed(0.25), baselines.Fixed(1.5), policies.cut(lively_head(), min_p=0.1),
+    policies.cut(baselines.Fixed(5.0), top_p=0.7), policies.cut(baselines.EDT(), min_p=0.02, top_p=0.9),
 ]  # fmt: skip
 
 
@@ -159,6 +161,35 @@ def test_before_the_first_step_every_ratio_is_one():
         assert abs(metrics["kl"]) < 1e-7 and metrics["clipped"] == 0
         assert metrics["loss"] == pytest.approx(expected, abs=1e-4)
         assert metrics["gradient_norm"] > 0
+
+
+def test_after_a_cut_only_what_was_left_moves_and_what_was_drawn_stays_in():
+    """The rows of the unembedding of tokens that were out everywhere have no gradient; a drawn token that has since become
+    the least likely of all still has a probability."""
+    transformer = tiny_transformer()
+    transformer.unembedding = torch.nn.Linear(32, VOCABULARY, bias=False)
+    rollout = draw(transformer, policies.cut(baselines.Fixed(2.0), min_p=0.5))
+    margins, drawn = rollout.margins[rollout.mask], rollout.tokens[rollout.mask]
+    assert margins.isfinite().all() and (margins > 0).all() and rollout.margins[~rollout.mask].eq(0).all()
+    logits = transformer.unembed(rollout.hidden[rollout.mask]).detach()
+    left = logits.max(-1, keepdim=True).values - logits <= margins[:, None]
+    assert left.gather(1, drawn[:, None]).all() and 0 < left.float().mean() < 0.5
+    assert torch.equal(left, logits.softmax(-1) >= 0.5 * logits.softmax(-1).amax(-1, keepdim=True))
+    alone = torch.zeros(len(rollout.tokens)).index_fill(0, torch.tensor([0]), 1.0)  # one completion pulls
+    of_it = left[: int(rollout.mask[0].sum())]
+    before = transformer.unembedding.weight.detach().clone()
+    metrics = rl.token_step(transformer, sgd(transformer), rollout, alone, NO_CLIP)
+    moved = (transformer.unembedding.weight != before).any(1)
+    assert torch.equal(moved, of_it.any(0)) and 1 < moved.sum() < VOCABULARY and metrics["kl"] < 1e-9
+    with torch.no_grad():
+        transformer.unembedding.weight.neg_()  # the likeliest are the least likely now
+    found = rl.token_log_probs(transformer, rollout)[rollout.mask]
+    assert found.isfinite().all() and found.min() > -50 and found.mean() < -2
+    settings = replace(NO_CLIP, kl_penalty=0.1, entropy_bonus=0.1, epochs=2)
+    metrics = rl.token_step(
+        transformer, sgd(transformer, 1e-3), rollout, some_advantages(rollout), settings, tiny_transformer()
+    )
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_second_epoch_sees_the_policy_that_the_first_one_left():

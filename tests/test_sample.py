@@ -1,6 +1,7 @@
 """sample.py: the cached, batched loop against a slow one that reads each row alone, and the draws against softmax."""
 
 import contextlib
+import copy
 import dataclasses
 import math
 from dataclasses import fields
@@ -44,6 +45,12 @@ def head() -> TemperatureHead:
     with torch.no_grad():
         made.w2.weight.mul_(40)
     return made
+
+
+@pytest.fixture(scope="module")
+def cutting_head(head) -> TemperatureHead:
+    """With it a Rollout has every field that there is."""
+    return policies.cut(copy.deepcopy(head), min_p=0.05)
 
 
 def draw(transformer, policy, prompts=PROMPTS, samples=4, new=10, eos=EOS, seed=0) -> sample.Rollout:
@@ -223,14 +230,14 @@ def test_a_completion_that_ends_at_the_last_step_is_finished(transformer):
 # ---- seeds ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_generator_fixes_every_draw_and_nothing_else_does(transformer, head):
+def test_the_generator_fixes_every_draw_and_nothing_else_does(transformer, cutting_head):
     torch.manual_seed(1)
-    first, state = draw(transformer, head), torch.get_rng_state()
+    first, state = draw(transformer, cutting_head), torch.get_rng_state()
     torch.manual_seed(2)
-    again = draw(transformer, head)
+    again = draw(transformer, cutting_head)
     for field in fields(sample.Rollout):
         assert torch.equal(getattr(first, field.name), getattr(again, field.name)), field.name
-    assert not torch.equal(first.tokens, draw(transformer, head, seed=1).tokens)
+    assert not torch.equal(first.tokens, draw(transformer, cutting_head, seed=1).tokens)
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state), "sampling moved the global generator"
 
@@ -406,15 +413,15 @@ def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabular
     assert (token < vocabulary).all() and log_prob[0].isnan() and log_prob[1].isfinite()
 
 
-def test_a_rollout_is_made_of_ordinary_tensors(transformer, head):
+def test_a_rollout_is_made_of_ordinary_tensors(transformer, cutting_head):
     """It is drawn in inference mode, whose tensors training could neither save for a backward pass nor write to."""
-    rollout = sample.generate(transformer, head, [[1, 2], [3]], 4, 6, EOS, keep_hidden=True)
+    rollout = sample.generate(transformer, cutting_head, [[1, 2], [3]], 4, 6, EOS, keep_hidden=True)
     kept = {field.name: getattr(rollout, field.name) for field in dataclasses.fields(rollout)}
-    assert not [name for name, value in kept.items() if value.is_inference()] and len(kept) == 11
+    assert not [name for name, value in kept.items() if value.is_inference()] and len(kept) == 12
 
 
-def test_rows_of_a_rollout(transformer, head):
-    rollout = draw(transformer, head)
+def test_rows_of_a_rollout(transformer, cutting_head):
+    rollout = draw(transformer, cutting_head)
     lengths = rollout.prompt_lengths + rollout.mask.sum(1)
     for index in ([5], [0, 3, 15], list(range(15, -1, -1))):
         part = rollout.rows(torch.tensor(index))
@@ -425,8 +432,8 @@ def test_rows_of_a_rollout(transformer, head):
             assert torch.equal(got, whole[:, :width] if whole.dim() > 1 else whole), field.name
 
 
-def test_join_puts_rollouts_of_different_widths_together(transformer, head):
-    parts = [draw(transformer, head, prompts=[prompt], new=new) for prompt, new in zip(PROMPTS, (4, 10, 7, 1))]
+def test_join_puts_rollouts_of_different_widths_together(transformer, cutting_head):
+    parts = [draw(transformer, cutting_head, prompts=[prompt], new=new) for prompt, new in zip(PROMPTS, (4, 10, 7, 1))]
     joined = sample.join(parts)
     assert joined.completions() == [ids for part in parts for ids in part.completions()]
     assert len(joined.tokens) == 16 and joined.tokens.shape[1] == max(part.tokens.shape[1] for part in parts)
@@ -435,7 +442,7 @@ def test_join_puts_rollouts_of_different_widths_together(transformer, head):
         alone, back = part.rows(torch.arange(4)), joined.rows(index)
         for field in fields(sample.Rollout):
             assert torch.equal(getattr(alone, field.name), getattr(back, field.name)), field.name
-    without = sample.join([sample.generate(transformer, head, [[1]], 2, 3, EOS) for _ in range(2)])
+    without = sample.join([sample.generate(transformer, cutting_head, [[1]], 2, 3, EOS) for _ in range(2)])
     assert without.hidden is None and without.rows(torch.tensor([1])).hidden is None
 
 

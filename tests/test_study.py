@@ -393,14 +393,20 @@ def test_who_stops_a_study_sees_one_line(words, ended_by, tmp_path, monkeypatch,
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 
-def test_cuts_are_among_the_rules_where_tokens_are_frozen_alone():
-    """Where tokens learn, token log-probs in training would know nothing of what was cut."""
+def test_cuts_are_among_the_rules_and_a_head_with_one_is_tuned_as_such():
+    """In every regime that has rules; where tokens learn, under the cut."""
     for task in ("countdown:3", "modular"):
         made = trials.planned(trials.FULL._replace(task=task), trials.ALL)
-        cutting = [trial for trial in made if "+" in trial.policy]
-        assert {"min-p", "top-p"} <= {trial.method for trial in cutting}
-        assert {trial.regime for trial in cutting} <= {"frozen", "frozen-long", "finished"}
-        assert all(trial.flags is None or trial.flags["schedule"] == "temperature" for trial in cutting)
+        for regime in ("frozen", "finished", *trials.TOKEN_LR):
+            cutting = {t.method: t for t in made if t.regime == regime and "+" in t.policy}
+            learns = regime in trials.TOKEN_LR
+            assert {"min-p", "top-p"} <= cutting.keys()
+            assert all((cutting[name].flags is not None) == learns for name in ("min-p", "top-p"))
+            if regime != "finished":
+                policy, flags = trials.CHOSEN[task.partition(":")[0]].head_and_cut
+                own = cutting["head, mean, every step, min-p" if learns else "head, mean, min-p"]
+                assert own.policy == policy and flags.items() <= own.flags.items()
+                assert ("token_lr" in own.flags) == learns
 
 
 def test_a_trial_sets_up_its_device_wherever_it_runs(tmp_path, monkeypatch):

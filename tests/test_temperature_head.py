@@ -41,7 +41,7 @@ def forced(gate: float, alpha: float, beta: float, **ranges) -> TemperatureHead:
 def test_log_prob_is_that_of_a_bernoulli_and_a_beta():
     head, hidden = lively_head(), hidden_states(5, 40, 32)
     action = head.act(hidden.flatten(0, 1), torch.ones(200), generator=torch.Generator().manual_seed(0))
-    action = Action(*(field.view(5, 40) for field in action))
+    action = Action(*(field.view(5, 40) for field in action[:4]))
     gate, alpha, beta = head(hidden)
     expected = torch.distributions.Bernoulli(logits=gate).log_prob(action.changed.float())
     density = torch.distributions.Beta(alpha, beta).log_prob(action.z)
@@ -155,10 +155,10 @@ def test_the_generator_fixes_the_draws_and_the_global_one_stays():
     first, again, other = (
         head.act(hidden, torch.ones(50), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert all(torch.equal(a, b) for a, b in zip(first[:4], again[:4]))
     assert not torch.equal(first.temperature, other.temperature)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(field.requires_grad for field in first)
+    assert not any(field.requires_grad for field in first[:4])
 
 
 # ---- the start ------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_save_and_load_give_the_same_policy(tmp_path):
     for a, b in zip(head(hidden), back(hidden)):
         assert torch.equal(a, b)
     first, again = (h.act(hidden, torch.ones(20), generator=torch.Generator().manual_seed(0)) for h in (head, back))
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert all(torch.equal(a, b) for a, b in zip(first[:4], again[:4]))
 
 
 def test_a_folder_without_a_head_is_refused_in_one_line(tmp_path):
