@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import random
@@ -45,7 +46,7 @@ class NeedsSympy(Undecided):
 class Local(threading.local):
     """For each thread when its verdict was begun, by the clock, at which time of its own it is due, and its arithmetic."""
 
-    begun, deadline, mp = float("inf"), float("inf"), None
+    begun, deadline, collecting, mp = float("inf"), float("inf"), 0.0, None
 
     def begin(self) -> None:
         self.begun, self.deadline = time.perf_counter(), time.thread_time() + IN_PROCESS_SECONDS
@@ -68,6 +69,17 @@ def arithmetic():
         local.begun += time.perf_counter() - start
         local.deadline += time.thread_time() - own
     return local.mp
+
+
+def collections_do_not_count(phase: str, info: dict) -> None:
+    """Beside torch a full garbage collection takes some 0.2 s, and it comes in whichever thread allocates."""
+    if phase == "start":
+        local.collecting = time.thread_time()
+    else:
+        local.deadline += time.thread_time() - local.collecting
+
+
+gc.callbacks.append(collections_do_not_count)
 
 
 def check_time() -> None:
@@ -198,7 +210,8 @@ def samples(left: tuple, right: tuple):
 
 def same_value(left: tuple, right: tuple) -> bool:
     """True if two expressions agree wherever both are real. Raises Undecided, ArithmeticError or LookupError."""
-    if left[0] == right[0] in ("number", "decimal"):
+    numbers = left[0] in ("number", "decimal") and right[0] in ("number", "decimal")
+    if numbers and (left[0] == right[0] or left[1] == right[1]):  # a decimal may also be a fraction's, rounded
         return left[1] == right[1]
     if INFINITY in (left, right) or negative(INFINITY) in (left, right):
         return False

@@ -1,5 +1,6 @@
 """What trees are worth: the value at a point, equality in value, and the sympy worker with its kill bound."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -33,6 +34,23 @@ def test_a_value_has_150_digits():
 def test_what_150_digits_cannot_hold_has_no_value(text):
     with pytest.raises(Undecided):
         evaluate(tree(text), {})
+
+
+def test_a_garbage_collection_is_not_the_verdicts_time(monkeypatch):
+    """A full one, beside torch, is most of what a verdict has; what the thread works by itself counts as before."""
+    heap = [[number] for number in range(1_000_000)]
+    monkeypatch.setattr(values, "IN_PROCESS_SECONDS", 0.003)
+    try:
+        values.local.begin()
+        due = values.local.deadline
+        gc.collect()
+        assert time.thread_time() > due and len(heap) == 1_000_000, "the collection took longer than the verdict may"
+        values.check_time()
+        work(0.01)
+        with pytest.raises(Undecided, match="no time left"):
+            values.check_time()
+    finally:
+        values.local.end()
 
 
 def test_equality_in_value():
