@@ -39,17 +39,17 @@ def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
     model that a token is about to leave or to come back.  Entropies are of what is left, for a rule that reads them (EDT)
     and in the Rollout.
     """
-    act = policy.act
+    act, lowest = policy.act, math.log(min_p) if min_p else -math.inf  # p < min_p max p is l < max l + log min_p
 
     def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
-        p = logits.float().softmax(-1)  # (B, V)
-        out = p < min_p * p.amax(-1, keepdim=True)
+        exact = logits.float()
+        out = exact < exact.amax(-1, keepdim=True) + lowest  # (B, V)
         if top_p < 1:
-            sorted_p, order = p.sort(descending=True)
-            enough = sorted_p.cumsum(-1) - sorted_p >= top_p  # without it: the likeliest stays, whatever top_p is
+            p, order = exact.softmax(-1).sort(descending=True)
+            enough = p.cumsum(-1) - p >= top_p  # without it: the likeliest stays, whatever top_p is
             out |= torch.zeros_like(out).scatter(-1, order, enough)
-        margin = margin_of_cut(logits.float(), out)
-        logits.masked_fill_(beyond(logits.float(), margin), GONE)
+        margin = margin_of_cut(exact, out)
+        logits.masked_fill_(beyond(exact, margin), GONE)
         return act(hidden, tau_previous, logits=logits, step=step, generator=generator)._replace(margin=margin)
 
     policy.act = cut_and_act

@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -165,14 +166,13 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
     return [results[trial[:3]] for trial in todo]
 
 
-def tune(root: Path, size: Size, jobs: int, device: str) -> None:
+def tune(root: Path, size: Size, jobs: int, device: str, methods: Sequence[str] = ("",)) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = trials.common(size) | {"schedule": "temperature", "steps": size.alone // 4}
-    settings = [setting for of_method in trials.TUNED.values() for setting in of_method] + [
-        *trials.CONTROLS,
-        *((name, None) for name in trials.GRID),
-    ]
+    of_methods = trials.TUNED | trials.TUNED_OF.get(size.settings, {})
+    of_methods |= {"control": trials.CONTROLS, "fixed": [(name, None) for name in trials.GRID]}
+    settings = [setting for name in of_methods if name in named(methods, of_methods) for setting in of_methods[name]]
     todo = []
     for policy, chosen in settings:
         rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in trials.PASS]
@@ -189,6 +189,11 @@ def tune(root: Path, size: Size, jobs: int, device: str) -> None:
         sums = [avg + some for avg, some in pairs]
         alone = sum(avg for avg, _ in pairs) / len(pairs)
         print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {alone:4.1f}  {method}")
+
+
+def named(parts: Sequence[str], names: Collection[str]) -> set[str]:
+    """The names that are one of these parts, or where none is it, hold it."""
+    return {name for part in parts for name in ({part} & set(names) or {n for n in names if part in n})}
 
 
 @contextlib.contextmanager
@@ -224,6 +229,9 @@ def main() -> None:
     parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
     parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
     parser.add_argument(
+        "--settings", default="", choices=["", *trials.CHOSEN], help="those chosen for this task or base [the task's]"
+    )
+    parser.add_argument(
         "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4, study-tuning ...]"
     )
     parser.add_argument("--done", default="", help="file of kept trials (findings.py --keep) that count as done")
@@ -252,7 +260,7 @@ def main() -> None:
         parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
     size = trials.QUICK if arguments.quick else trials.FULL
     size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)
-    size = size._replace(problems=arguments.problems or size.problems)
+    size = size._replace(problems=arguments.problems or size.problems, settings=arguments.settings)
     name = "study" + "-quick" * arguments.quick
     if arguments.task != "countdown:3":
         name += "-" + arguments.task.replace(":", "")
@@ -262,11 +270,10 @@ def main() -> None:
     root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
     if arguments.tune:
         with one_line(parser):
-            tune(root, size, arguments.jobs, device)
+            tune(root, size, arguments.jobs, device, arguments.methods)
         return
     planned = trials.planned(size, arguments.regimes)
-    names = {trial.method for trial in planned}
-    wanted = {name for part in arguments.methods for name in ({part} & names or {n for n in names if part in n})}
+    wanted = named(arguments.methods, {trial.method for trial in planned})
     todo = [trial for trial in planned if trial.method in wanted]
     there_are = len(tasks.load(arguments.task, arguments.split, arguments.skip + size.problems))
     asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip, device)

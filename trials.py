@@ -33,7 +33,8 @@ BY_TAU = {"token_weight": "tau"}
 LEARNING = [
     {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
 ]
-TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: policy, and flags where it learns
+Setting = tuple[str, dict | None]  # policy, and flags where it learns
+TUNED: dict[str, list[Setting]] = {  # eight each
     "EAD": [
         (f"ead:tokens_per_unit=1,growth=0,d_0={d},tau_max={tau},warm_tokens={warm}", None)
         for d in (12, 25) for tau in (0.7, 1.2) for warm in (0, 4)
@@ -53,8 +54,18 @@ TUNED: dict[str, list[tuple[str, dict | None]]] = {  # eight settings each: poli
         for p in (0.05, 0.1, 0.2, 0.3) for high in (1.5, 4.0)
     ],
 }  # fmt: skip
+# Where slips are all the same (pretrain.py --same-slip), and so a third as likely as the right result, shares go higher.
+TUNED_OF: dict[str, dict[str, list[Setting]]] = {
+    "same-slip": {
+        "min-p": [(f"{tau}+min_p={p}", None) for p in (0.2, 0.3, 0.4, 0.5) for tau in (2, 10)],
+        "head, min-p": [
+            (f"own+min_p={p}", PASS | {"tau_max": high, "temperature_lr": 3e-3, "temperature_epochs": 2})
+            for p in (0.05, 0.1, 0.2, 0.4) for high in (1.5, 4.0)
+        ],
+    }
+}  # fmt: skip
 # Of the head with a cut: is it the cut, or the wider range?
-CONTROLS: list[tuple[str, dict]] = [("own", PASS | {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2})]
+CONTROLS: list[Setting] = [("own", PASS | {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2})]
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "2e-4")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
@@ -103,6 +114,7 @@ CHOSEN = {
         head_and_cut=("own+min_p=0.05", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
 }
+CHOSEN["same-slip"] = CHOSEN["modular"]
 
 
 class Size(NamedTuple):
@@ -113,6 +125,10 @@ class Size(NamedTuple):
     seeds: int
     base: str = "base_model"
     task: str = "countdown:3"
+    settings: str = ""  # of CHOSEN; none: those of the task
+
+    def chosen(self) -> Chosen:
+        return CHOSEN[self.settings or self.task.partition(":")[0]]
 
 
 FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
@@ -169,7 +185,7 @@ def common(size: Size) -> dict:
 def planned(size: Size, regimes: list[str]) -> list[Trial]:
     """All there is to do, in an order in which `after` comes first."""
     made = []
-    chosen = CHOSEN[size.task.partition(":")[0]]
+    chosen = size.chosen()
 
     def add(regime: str, method: str, policy: str, flags: dict | None, after: str = "") -> None:
         flags = None if flags is None else common(size) | flags

@@ -62,16 +62,18 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
         assert {updates[method] for method in fewer} == {of_method["short"]["steps"]}
 
 
-@pytest.mark.parametrize("task", trials.CHOSEN)
-def test_every_method_is_tuned_on_as_many_settings(task):
-    chosen = trials.CHOSEN[task]
-    assert {len(settings) for settings in (*trials.TUNED.values(), trials.GRID)} == {8}
+@pytest.mark.parametrize("settings", trials.CHOSEN)
+def test_every_method_is_tuned_on_as_many_settings(settings):
+    chosen, tuned = trials.CHOSEN[settings], trials.TUNED | trials.TUNED_OF.get(settings, {})
+    assert {len(of_method) for of_method in (*tuned.values(), trials.GRID)} == {8}
     for name, policy in (chosen.rules | {"TAMPO": chosen.tampo}).items():
-        assert policy in [of for of, _ in trials.TUNED[name.removesuffix(" for Avg@8")]], name
+        assert policy in [of for of, _ in tuned[name.removesuffix(" for Avg@8")]], name
     for name, flags in (("sequence", chosen.sequence), ("head", chosen.head)):
-        assert trials.PASS | flags in [of for _, of in trials.TUNED[name]], name
+        assert trials.PASS | flags in [of for _, of in tuned[name]], name
     policy, flags = chosen.head_and_cut
-    assert (policy, trials.PASS | flags) in trials.TUNED["head, min-p"]
+    assert (policy, trials.PASS | flags) in tuned["head, min-p"]
+    size = trials.FULL._replace(task="modular" if settings == "same-slip" else settings, settings=settings)
+    assert size.chosen() == chosen == trials.FULL._replace(settings=settings).chosen()
 
 
 def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, capsys):
@@ -92,6 +94,11 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
     assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu")}
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
+    asked.clear()
+    size = trials.FULL._replace(problems=7, task="modular", settings="same-slip")
+    study.tune(tmp_path, size, 1, "cpu", ["head", "min-p"])  # these two and no other that holds the words
+    assert [t.policy for t, *_ in asked if t.seed == 0 and t.flags is None] == [p for p, _ in SAME_SLIP["min-p"]]
+    assert [t.policy for t, *_ in asked if t.flags is not None] == ["own"] * 8
 
 
 def test_every_trial_is_a_run_that_train_accepts():
@@ -527,6 +534,7 @@ def test_a_difference_is_of_the_same_problems():
     assert frontier.difference(worse, better, "Avg")[0] == -found
 
 
+SAME_SLIP = trials.TUNED_OF["same-slip"]
 # Where tokens learn much, rules on frozen tokens are no fair rivals.
 HELD_AGAINST_CUTS = collections.defaultdict(
     lambda: ("frozen", "frozen-long", "3e-6-long"), {"trials-countdown": ("frozen",)}
