@@ -185,6 +185,10 @@ def validate(c: Config) -> None:
             policies.LEARNED[kind](**settings)
         if cuts and kind == "tampo":
             wrong.append(f"--policy {c.policy}: TAMPO learns from the likelihoods of tokens that nothing was cut from")
+        if cuts and c.schedule != "temperature" and (c.token_epochs > 1 or c.kl):
+            wrong.append(
+                f"--policy {c.policy} cuts tokens away, other ones as the model moves: --token-epochs 1 and no --kl"
+            )
         if not policies.learns(c.policy):
             rule = policies.make(c.policy)
             if getattr(rule, "temperature", 1) == 0:

@@ -80,10 +80,8 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
     keep, taus = part.mask[0], part.temperatures[part.mask]
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
-    likeliest = [  # a long completion of a large vocabulary: in parts
-        token_policy(transformer.unembed(some), tau, margin, drawn).topk(
-            alternatives
-        )  # (n, alternatives) log-probs, ids
+    likeliest = [  # log-probs and ids, (n, alternatives) each; a long completion of a large vocabulary in parts
+        token_policy(transformer.unembed(some), tau, margin, drawn).topk(alternatives)
         for some, tau, drawn, margin in rl.chunks(512, hidden, *rl.drawn_under(part))
     ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
@@ -100,9 +98,9 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
         changed=part.changed[0][keep].tolist(),
         entropies=rounded(part.entropies[0][keep]),
         probabilities=rounded(part.token_log_probs[0][keep].exp()),
-        alternatives=[
-            [[text(token), probability] for token, probability in zip(tokens, rounded(row))]
-            for tokens, row in zip(ids.tolist(), probabilities.exp())
+        alternatives=[  # without those that are out
+            [[text(token), round(p, 4)] for token, p in zip(tokens, row) if p]
+            for tokens, row in zip(ids.tolist(), probabilities.exp().tolist())
         ],
     )
     if isinstance(policy, TemperatureHead):

@@ -96,7 +96,7 @@ def heads_of(kept: str, task: str, problems: int, regime: str) -> dict[str, list
         f"{name} ({other})": results
         for other in (("frozen", "frozen-long") if regime == "frozen" else (regime,))
         for name, results in found.get(other, {}).items()
-        if name in ("head, mean", "head, pass@8") or "every step" in name
+        if name in ("head, mean", "head, pass@8") or "every step" in name and not name.endswith(", min-p")
     }
     if not heads:
         raise ValueError(f"{kept} holds no head of the regime {regime}, or is not there")

@@ -35,9 +35,9 @@ def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
     """The same policy, whose `act` takes unlikely tokens out of the logits that the token is then drawn from.
 
     pi_theta is then another distribution, softmax(logits / tau) among the tokens that are left.  Training makes the same one
-    again (`Action.margin`), and moves probability among these tokens only: what is out has no gradient, and nothing tells the
-    model that a token is about to leave or to come back.  Entropies are of what is left, for a rule that reads them (EDT)
-    and in the Rollout.
+    again by `Action.margin`, for the first gradient on a rollout: once the model has moved, the margin would leave others.  It
+    moves probability among these tokens only: what is out has no gradient, and nothing tells the model that a token is about
+    to leave or to come back.  Entropies are of what is left, for a rule that reads them (EDT) and in the Rollout.
     """
     act, lowest = policy.act, math.log(min_p) if min_p else -math.inf  # p < min_p max p is l < max l + log min_p
 

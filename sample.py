@@ -48,11 +48,9 @@ class Rollout:
     z: Tensor  # (B, T) z_t
     token_log_probs: Tensor  # (B, T) log pi_theta(y_t | h_t, tau_t)
     temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
-    entropies: Tensor  # (B, T) nats, of softmax(logits), whatever tau_t was: the model's own uncertainty
+    entropies: Tensor  # (B, T) nats, of softmax(logits) whatever tau_t was, after a cut: the model's own uncertainty
     finished: Tensor  # (B,) bool: an end-of-text token was drawn; False means truncated
-    margins: Tensor | None = (
-        None  # (B, T) where the policy cut: a token whose logit is further below the largest was out
-    )
+    margins: Tensor | None = None  # (B, T) where the policy cuts: logits further below the largest are out
     hidden: Tensor | None = None  # (B, T, d_model) h_t, which drew token t: the model's output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
@@ -77,6 +75,8 @@ def join(rollouts: list[Rollout]) -> Rollout:
         return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), dim=1) if missing else value
 
     columns = {f.name: [getattr(rollout, f.name) for rollout in rollouts] for f in fields(Rollout)}
+    if mixed := [n for n, v in columns.items() if 0 < sum(x is None for x in v) < len(v)]:
+        raise ValueError(f"rollouts of which some have {mixed[0]} and some have none cannot be joined")
     return Rollout(**{n: None if v[0] is None else torch.cat([widen(x) for x in v]) for n, v in columns.items()})
 
 

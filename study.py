@@ -166,13 +166,26 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
     return [results[trial[:3]] for trial in todo]
 
 
-def tune(root: Path, size: Size, jobs: int, device: str, methods: Sequence[str] = ("",)) -> None:
+def named(parts: Sequence[str], names: Collection[str]) -> set[str]:
+    """Of these names each that is one of the parts, and of a part that is no name those that hold it; ValueError for none."""
+    found = {name for part in parts for name in ({part} & set(names) or {n for n in names if part in n})}
+    if not found:
+        raise ValueError(f"--methods {' '.join(parts)}: there are {', '.join(names)}")
+    return found
+
+
+def settings_of(size: Size, methods: Sequence[str] = ("",)) -> list[trials.Setting]:
+    """Those that `tune` tries of these methods; ValueError where none has such a name."""
+    tuned = trials.TUNED | trials.TUNED_OF.get(size.settings, {})
+    tuned |= {"control": trials.CONTROLS, "fixed": [(name, None) for name in trials.GRID]}
+    wanted = named(methods, tuned)
+    return [setting for name, settings in tuned.items() if name in wanted for setting in settings]
+
+
+def tune(root: Path, size: Size, jobs: int, device: str, settings: list[trials.Setting]) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = trials.common(size) | {"schedule": "temperature", "steps": size.alone // 4}
-    of_methods = trials.TUNED | trials.TUNED_OF.get(size.settings, {})
-    of_methods |= {"control": trials.CONTROLS, "fixed": [(name, None) for name in trials.GRID]}
-    settings = [setting for name in of_methods if name in named(methods, of_methods) for setting in of_methods[name]]
     todo = []
     for policy, chosen in settings:
         rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in trials.PASS]
@@ -189,11 +202,6 @@ def tune(root: Path, size: Size, jobs: int, device: str, methods: Sequence[str] 
         sums = [avg + some for avg, some in pairs]
         alone = sum(avg for avg, _ in pairs) / len(pairs)
         print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {alone:4.1f}  {method}")
-
-
-def named(parts: Sequence[str], names: Collection[str]) -> set[str]:
-    """The names that are one of these parts, or where none is it, hold it."""
-    return {name for part in parts for name in ({part} & set(names) or {n for n in names if part in n})}
 
 
 @contextlib.contextmanager
@@ -268,12 +276,18 @@ def main() -> None:
         name += "-" + arguments.split
     name += "-again" * bool(arguments.again)
     root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
+    planned = trials.planned(size, arguments.regimes)
+    try:
+        if arguments.tune:
+            settings = settings_of(size, arguments.methods)
+        else:
+            wanted = named(arguments.methods, dict.fromkeys(trial.method for trial in planned))
+    except ValueError as error:
+        parser.exit(2, f"study.py: {error}\n")
     if arguments.tune:
         with one_line(parser):
-            tune(root, size, arguments.jobs, device, arguments.methods)
+            tune(root, size, arguments.jobs, device, settings)
         return
-    planned = trials.planned(size, arguments.regimes)
-    wanted = named(arguments.methods, {trial.method for trial in planned})
     todo = [trial for trial in planned if trial.method in wanted]
     there_are = len(tasks.load(arguments.task, arguments.split, arguments.skip + size.problems))
     asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip, device)
@@ -286,7 +300,7 @@ def main() -> None:
             parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
     weights = weights_of(arguments.base)
-    for file in [] if arguments.list else [folder_of(trial, root) / "result.json" for trial in done]:
+    for trial, file in [] if arguments.list else [(trial, folder_of(trial, root) / "result.json") for trial in done]:
         try:
             result = json.loads(file.read_text())
             there = problems_of(result)
@@ -294,6 +308,8 @@ def main() -> None:
             parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
         if result.get("weights", weights) != weights:
             parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
+        if result["trial"] | {"base": trial.base} != trial._asdict():
+            parser.exit(2, f"study.py: {file} is of other settings than those planned: another --out\n")
         if there != asked:
             parser.exit(2, f"study.py: {file} is of {there}, not of {asked}: flags as there, or another --out\n")
     for trial in [] if arguments.list else todo:

@@ -25,33 +25,35 @@ def token_policy(
 ) -> Tensor:
     """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
 
-    `margin` (...), where a policy cuts: tokens beyond it cannot be drawn, but for `drawn` (...), which was, and stays in when
-    the model has moved since.
+    `margin` (...), where a policy cuts: tokens beyond it are out, but for `drawn` (...), which was not when it was drawn, and
+    may be by rounding.
 
     Always in float32.  Training uses this; `sample_token` gets the same in fewer passes, and closer: of 150,000 tokens
     log_softmax, whose sum is in float32, is off by some 1e-5, and it by 1e-6.
     """
     logits = logits.float()
+    scaled = logits / temperature.clamp_min(1e-6).unsqueeze(-1)
     if margin is not None:
         out = beyond(logits, margin)
-        logits = logits.masked_fill(out if drawn is None else out.scatter(-1, drawn.unsqueeze(-1), False), GONE)
-    return torch.log_softmax(logits / temperature.clamp_min(1e-6).unsqueeze(-1), dim=-1)
+        scaled.masked_fill_(out if drawn is None else out.scatter(-1, drawn.unsqueeze(-1), False), GONE)
+    return torch.log_softmax(scaled, dim=-1)
 
 
 def beyond(logits: Tensor, margin: Tensor) -> Tensor:
     """(..., V) which tokens are out: those whose logit is more than `margin` (...) below the largest."""
-    return logits < logits.amax(-1, keepdim=True) - margin.unsqueeze(-1)
+    return logits.amax(-1, keepdim=True) - logits > margin.unsqueeze(-1)
 
 
 def margin_of_cut(logits: Tensor, out: Tensor) -> Tensor:
     """The margin beyond which lie the tokens that are to be `out` (..., V), the least likely, and no others: (...), inf for none.
 
     Midway between the last that is left and the first that is out, so that training, whose logits are the same but for
-    rounding, cuts the same ones.
+    rounding, cuts the same ones.  (Of tokens that are equally likely all stay where one does.)
     """
+    top = logits.amax(-1)
     last = logits.masked_fill(out, torch.inf).amin(-1)
     first = logits.masked_fill(~out, -torch.inf).amax(-1)
-    return logits.amax(-1) - (last + first) / 2
+    return ((top - last) + (top - first)) / 2
 
 
 def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:

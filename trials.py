@@ -54,7 +54,7 @@ TUNED: dict[str, list[Setting]] = {  # eight each
         for p in (0.05, 0.1, 0.2, 0.3) for high in (1.5, 4.0)
     ],
 }  # fmt: skip
-# Where slips are all the same (pretrain.py --same-slip), and so a third as likely as the right result, shares go higher.
+# Where slips are all the same (pretrain.py --same-slip), and so a third as likely as the right result: shares above that too.
 TUNED_OF: dict[str, dict[str, list[Setting]]] = {
     "same-slip": {
         "min-p": [(f"{tau}+min_p={p}", None) for p in (0.2, 0.3, 0.4, 0.5) for tau in (2, 10)],

@@ -61,18 +61,20 @@ local = Local()
 def arithmetic():
     """This thread's mpmath. The import, once in a process, does not count as time of the verdict that needs it."""
     if local.mp is None:
-        start, own = time.perf_counter(), time.thread_time()
+        start, own, due = time.perf_counter(), time.thread_time(), local.deadline
         import mpmath  # comes with sympy; not imported before a value is needed
 
         local.mp = mpmath.MPContext()
         local.mp.dps = 150
         local.begun += time.perf_counter() - start
-        local.deadline += time.thread_time() - own
+        local.deadline = due + time.thread_time() - own  # collections on the way included
     return local.mp
 
 
 def collections_do_not_count(phase: str, info: dict) -> None:
     """Beside torch a full garbage collection takes some 0.2 s, and it comes in whichever thread allocates."""
+    if info["generation"] < 2:
+        return
     if phase == "start":
         local.collecting = time.thread_time()
     else:

@@ -13,6 +13,7 @@ import model
 import policies
 import sample
 import temperature_head
+import token_policy
 from baselines import EAD, EDT, Fixed
 from token_policy import sample_token
 
@@ -244,6 +245,21 @@ def test_cuts_are_those_of_transformers(cuts, vocabulary):
         torch.testing.assert_close(log_prob, expected.gather(1, token[:, None])[:, 0])
     left = warped.log_softmax(-1)
     torch.testing.assert_close(entropy, -(left.exp() * left).nansum(-1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.55, 0.9])
+def test_of_tokens_that_are_equally_likely_all_stay_where_one_does(top_p):
+    """Which of them a sort has first is nobody's business, and training, whose margin is all it knows, could not tell."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randint(-8, 8, (4000, 12), generator=draw) / 3 + torch.randn(4000, 1, generator=draw) * 10
+    given = logits.clone()
+    margin = policies.cut(Fixed(1.0), top_p=top_p).act(None, torch.ones(4000), logits=given).margin
+    out = given < -1e8
+    lowest = given.masked_fill(out, torch.inf).amin(-1, keepdim=True)
+    assert torch.equal(out, logits < lowest), "no token is out that is as likely as one that stays"
+    assert (logits.softmax(-1).masked_fill(out, 0).sum(-1) >= top_p - 1e-6).all() and out.any(1).float().mean() > 0.5
+    again = token_policy.token_policy(logits, torch.full((4000,), 0.7), margin).exp() == 0
+    assert torch.equal(again, out)
 
 
 def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):

@@ -484,6 +484,8 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(policy="mixture:low=-1"), "not 'low=-1'"),
         (dict(policy="0.7", schedule="blocks:2"), "--policy 0.7 does not learn"),
         (dict(policy="tampo+min_p=0.1", schedule="temperature"), "TAMPO learns from the likelihoods"),
+        (dict(policy="own+min_p=0.1", token_epochs=2), "other ones as the model moves: --token-epochs 1 and no --kl"),
+        (dict(policy="0.7+top_p=0.9", kl=0.1), "other ones as the model moves: --token-epochs 1 and no --kl"),
         (dict(policy="tampo:momentum=1"), "momentum is from 0 to below 1"),
         (dict(out="mine"), "mine holds samples.jsonl, which is not of a run"),
         (

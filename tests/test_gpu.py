@@ -12,6 +12,7 @@ import attention
 import decoder
 import faults
 import model
+import policies
 import rl
 import sample
 import token_policy
@@ -82,6 +83,19 @@ def test_replayed_log_probs_equal_those_of_the_rollout(both, attends, dtype, tol
     for ids, keep, whole in zip(rollout.tokens, rollout.mask, rollout.finished.tolist()):
         drawn = ids[keep].tolist()
         assert not ends & set(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
+
+
+@pytest.mark.parametrize("cuts", [{"min_p": 0.05}, {"top_p": 0.9}])
+@pytest.mark.parametrize("dtype, tolerance", [(None, 1e-3), (torch.bfloat16, 0.1)])
+@torch.no_grad()
+def test_what_was_cut_is_cut_in_training_too(both, dtype, tolerance, cuts):
+    transformer, head = both
+    transformer.unembedding.weight.mul_(20)  # so that some are unlikely
+    transformer.compute_dtype = dtype
+    rollout = rollout_of(transformer, policies.cut(head, **cuts), ends=SOME_END)
+    assert rollout.margins[rollout.mask].isfinite().float().mean() > 0.9
+    gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
+    assert gap.mean() < tolerance / 5 and gap.max() < tolerance * 5
 
 
 GPT2 = dict(norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True, n_kv_heads=8)

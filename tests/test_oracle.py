@@ -165,7 +165,7 @@ def test_heads_are_those_of_the_regime(monkeypatch):
     own = {"evaluations": {"own": {"successes": [1, 0]}}, "trial": {"task": "modular"}}
     frozen, joint = (
         ("head, mean", "head, pass@8, no-gate", "EAD"),
-        ("head, mean, every step", "head, mean, tokens first"),
+        ("head, mean, every step", "head, mean, tokens first", "head, mean, every step, min-p"),
     )
     found = {"frozen": dict.fromkeys(frozen, [own]), "3e-6": dict.fromkeys(joint, [own])}
     monkeypatch.setattr(findings, "read", lambda file: found)

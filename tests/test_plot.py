@@ -162,6 +162,9 @@ def test_what_is_said_of_a_token_is_what_the_model_chose(min_p):
         shown = [told[name][i] for name in ("gates", "a", "b", "entropies", "probabilities")]
         assert [*shown, told["alternatives"][i][0][1]] == pytest.approx([value.item() for value in exact], abs=2e-4)
         assert told["alternatives"][i][0][0] == bytes([int(probabilities.argmax())]).decode("utf-8", "replace")
+        likely = probabilities.sort(descending=True).values[:4]
+        listed = [p for _, p in told["alternatives"][i]]
+        assert listed == pytest.approx(likely[likely > 0].tolist(), abs=2e-4), "and none that was out"
         assert told["pieces"][i] == bytes([ids[1 + i]]).decode("utf-8", "replace")
 
 

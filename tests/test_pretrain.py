@@ -87,6 +87,22 @@ def test_slips_are_of_few_kinds_or_of_one(slip):
         assert int(shown) == (true - 10 if true >= 10 else true + 1)
 
 
+@pytest.mark.parametrize("task", ["countdown", "modular"])
+@pytest.mark.parametrize("flag, slip", [([], pretrain.slip), (["--same-slip"], pretrain.same_slip)])
+def test_the_demonstrator_slips_as_it_is_told(task, flag, slip, tmp_path, monkeypatch):
+    shown, really = [], pretrain.demonstrate
+
+    def demonstrate(problem, draw, aimless, slips, slip):
+        shown.append(slip)
+        return really(problem, draw, aimless, slips, slip)
+
+    monkeypatch.setattr(pretrain, "demonstrate", demonstrate)
+    words = ["--out", str(tmp_path / "model"), "--task", task, "--steps", "1", "--batch-size", "3", "--width", "24"]
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *words, *flag])
+    pretrain.main()
+    assert shown == [slip] * 3 and (tmp_path / "model" / "model.safetensors").is_file()
+
+
 def test_slips_come_at_their_rate():
     draw, problems = random.Random(0), tasks.countdown("train", 300, 3)
     steps = [step for p in problems for step in pretrain.demonstrate(p, draw, 1.0, 0.25).rstrip(";").split(",")]

@@ -443,6 +443,10 @@ def test_join_puts_rollouts_of_different_widths_together(transformer, cutting_he
         for field in fields(sample.Rollout):
             assert torch.equal(getattr(alone, field.name), getattr(back, field.name)), field.name
     without = sample.join([sample.generate(transformer, cutting_head, [[1]], 2, 3, EOS) for _ in range(2)])
+    uncut = sample.generate(transformer, baselines.Fixed(1.0), [[1]], 2, 3, EOS)
+    for mixed in ([without, uncut], [uncut, without]):
+        with pytest.raises(ValueError, match="some have margins and some have none"):
+            sample.join(mixed)
     assert without.hidden is None and without.rows(torch.tensor([1])).hidden is None
 
 

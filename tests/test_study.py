@@ -87,7 +87,8 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
         ]
 
     monkeypatch.setattr(study, "run_all", run_all)
-    study.tune(tmp_path, trials.FULL._replace(problems=7, task="modular"), 1, "cpu")
+    size = trials.FULL._replace(problems=7, task="modular")
+    study.tune(tmp_path, size, 1, "cpu", study.settings_of(size))
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 8 * (len(trials.TUNED) + 1) + len(trials.CONTROLS)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
@@ -95,8 +96,9 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu")}
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
     asked.clear()
-    size = trials.FULL._replace(problems=7, task="modular", settings="same-slip")
-    study.tune(tmp_path, size, 1, "cpu", ["head", "min-p"])  # these two and no other that holds the words
+    size = size._replace(settings="same-slip")
+    of_two = study.settings_of(size, ["head", "min-p"])  # and of no other whose name holds one of these
+    study.tune(tmp_path, size, 1, "cpu", of_two)
     assert [t.policy for t, *_ in asked if t.seed == 0 and t.flags is None] == [p for p, _ in SAME_SLIP["min-p"]]
     assert [t.policy for t, *_ in asked if t.flags is not None] == ["own"] * 8
 
@@ -344,6 +346,8 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     model.save(changed, "changed")
     shutil.copytree(base, "without-weights", ignore=shutil.ignore_patterns("*.safetensors"))
     Path("damaged/3e-5/fixed-0.7/seed-0/result.json").write_text("[]")
+    other = Path(shutil.copytree("runs/study-quick-countdown2", "others"), "3e-5/fixed-0.7/seed-0/result.json")
+    other.write_text(other.read_text().replace('"token_lr": 3e-05', '"token_lr": 2e-05'))
     for more, said in (
         ([], "no model's folder"),
         (["--base", "without-weights"], "no model's folder"),
@@ -353,6 +357,9 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
         (["--base", base, "--problems", "-1"], "at least 0"),
         (["--base", base, "--problems", "5"], "is of 6 test problems, not of 5 test problems"),
         (["--base", "changed"], "is of another base model than changed"),
+        (["--base", base, "--out", "others"], "others/3e-5/fixed-0.7/seed-0/result.json is of other settings"),
+        (["--base", base, "--methods", "warm"], "--methods warm: there are"),
+        (["--base", base, "--methods", "warm", "--tune"], "--methods warm: there are EAD, EDT, mixture, min-p"),
         (["--base", base, "--out", "damaged"], "damaged/3e-5/fixed-0.7/seed-0/result.json is damaged"),
         (["--base", base, "--task", "gsm8k"], "countdown:N or modular"),
         (["--base", base, "--device", "cuda"], "is of 6 test problems, not of 6 test problems on cuda"),
