@@ -1,7 +1,7 @@
 """What a learned temperature is, token by token, and what it reads in the hidden state.
 
 Every sampled token of some completions, with its class (operator, operand, result, format; first and later digits), its
-temperature, the entropy of the model's own distribution, and whether the likeliest token would have been wrong.  findings.py
+temperature, the entropy of the model's own distribution (among what a cut left), and whether the likeliest token would have been wrong.  findings.py
 makes its tables and picture of it.  Intervals are 95%, Student's over the seeds.
 """
 

@@ -4,7 +4,7 @@ Both policies share the reward R(x, y) in {0, 1} and are updated in turn on the 
 
     L = - 1/N  sum_t  min(r_t A, clip(r_t, 1 - e_low, 1 + e_high) A),     N = all sampled tokens of the batch
 
-    token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
+    token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t (and what was cut)
     temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
 
 pi_old is what the rollout recorded, so before the first optimizer step every ratio is 1 (but for rounding: 1e-4 in float32,
@@ -113,12 +113,8 @@ def drawing_states(transformer, rollout: Rollout) -> Tensor:
 
 def drawn_under(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
     """What pi_theta is of, besides h_t: temperatures, tokens drawn, and where there was a cut its margins, (N,) each."""
-    margins = rollout.margins
-    return (
-        rollout.temperatures[rollout.mask],
-        rollout.tokens[rollout.mask],
-        None if margins is None else margins[rollout.mask],
-    )
+    mask, margins = rollout.mask, rollout.margins
+    return rollout.temperatures[mask], rollout.tokens[mask], None if margins is None else margins[mask]
 
 
 def chunks(size: int, *fields: Tensor | None):

@@ -33,7 +33,7 @@ class Action(NamedTuple):
     changed: Tensor  # c_t, bool
     z: Tensor  # z_t in (0, 1); without meaning where c_t = 0
     log_prob: Tensor  # log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample
-    margin: Tensor | None = None  # of a policy that cuts (policies.py): a token further below the likeliest is out
+    margin: Tensor | None = None  # of a policy that cuts (policies.py): a logit further below the largest is out
 
 
 class TemperatureHead(nn.Module):

@@ -7,7 +7,7 @@ transformers becomes the two-level policy by two small hooks into its loop:
 
     h_t                                  a forward hook on the final norm, whose output the unembedding reads
     tau_t ~ pi_phi(. | h_t, tau_{t-1})   a LogitsProcessor, which asks the head and divides the logits by its answer
-    y_t ~ softmax(logits_t / tau_t)      `generate` itself, with top-k and top-p off: training had none
+    y_t ~ softmax(logits_t / tau_t)      `generate` itself, with top-k and top-p off (a run that cut is refused)
 
 This needs transformers, torch, safetensors, and of this repository temperature_head.py alone.  A prompt is taken as it
 stands: a chat model wants the text that training wrote around a problem (`tasks.render`), special tokens included.
