@@ -57,7 +57,10 @@ TUNED: dict[str, list[Setting]] = {  # eight each
 # Where slips are all the same (pretrain.py --same-slip), and so a third as likely as the right result: shares above that too.
 TUNED_OF: dict[str, dict[str, list[Setting]]] = {
     "same-slip": {
-        "min-p": [(f"{tau}+min_p={p}", None) for p in (0.2, 0.3, 0.4, 0.5) for tau in (2, 10)],
+        "min-p": [  # and colder, as none of these will do: twice as many settings as any other method
+            *((f"{tau}+min_p={p}", None) for p in (0.2, 0.3, 0.4, 0.5) for tau in (2, 10)),
+            *((f"{tau}+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.4) for tau in (0.7, 1)),
+        ],
         "head, min-p": [
             (f"own+min_p={p}", PASS | {"tau_max": high, "temperature_lr": 3e-3, "temperature_epochs": 2})
             for p in (0.05, 0.1, 0.2, 0.4) for high in (1.5, 4.0)
@@ -114,7 +117,20 @@ CHOSEN = {
         head_and_cut=("own+min_p=0.05", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
 }
-CHOSEN["same-slip"] = CHOSEN["modular"]
+# The second task with the other base model, of those methods that were tuned for it; of the rest the second task's.
+CHOSEN["same-slip"] = CHOSEN["modular"]._replace(
+    rules=CHOSEN["modular"].rules
+    | {
+        "EDT": "edt:base=1.2,theta=1.0",
+        "EDT for Avg@8": "edt:base=0.8,theta=1.0",
+        "min-p": "1+min_p=0.05",
+        "min-p for Avg@8": "0.7+min_p=0.1",
+        "top-p": "1+top_p=0.9",
+        "top-p for Avg@8": "2+top_p=0.7",
+    },
+    head={"temperature_lr": 6e-3, "temperature_epochs": 4},
+    head_and_cut=("own+min_p=0.1", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
+)
 
 
 class Size(NamedTuple):
