@@ -545,7 +545,8 @@ def test_a_difference_is_of_the_same_problems():
 SAME_SLIP = trials.TUNED_OF["same-slip"]
 # Where tokens learn much, rules on frozen tokens are no fair rivals.
 HELD_AGAINST_CUTS = collections.defaultdict(
-    lambda: ("frozen", "frozen-long", "3e-6-long"), {"trials-countdown": ("frozen",)}
+    lambda: ("frozen", "frozen-long", "3e-6-long"),
+    {"trials-countdown": ("frozen",), "trials-large": ("frozen", "3e-6")},
 )
 
 
