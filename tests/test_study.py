@@ -27,6 +27,7 @@ import model
 import rl
 import study
 import tasks
+import temperature_head
 import trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -587,6 +588,42 @@ def test_the_tables_of_RESULTS_are_those_of_the_kept_trials(kept, task, shown):
             assert all(s == of_plan for s in settings), f"study.py has come to plan {regime}, {name} in another way"
             assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
             assert min(len(result["evaluations"]["own"]["successes"]) for result in results) >= 1000
+
+
+def test_heads_are_held_against_the_cuts_of_frozen_tokens_and_of_their_own_regime():
+    """The rule that has learned is right half as often: so a row shows which of the two it is of."""
+
+    def results(right: int) -> list[dict]:
+        return [{"evaluations": {"own": {"samples": 8, "successes": [right] * 20}}}]
+
+    joint = {"head, mean, every step": results(8), "head, mean, every step, min-p": results(6), "min-p": results(2)}
+    found = {"frozen": {"head, mean": results(8), "EDT": results(0), "top-p": results(4)}, "3e-6": joint}
+
+    def rows(*regimes: str) -> set[tuple[str, ...]]:
+        lines = [line.strip("| ").split(" | ") for line in findings.cuts_table(found, regimes).splitlines()[2:]]
+        return {(head, less, avg.split()[0]) for head, less, avg, _ in lines}
+
+    learned = {
+        ("head, mean, every step (3e-6)", "min-p, tokens trained too", "+75.0"),
+        ("head, mean, every step, min-p (3e-6)", "min-p, tokens trained too", "+50.0"),
+        ("head, mean, every step, min-p (3e-6)", "the same without min-p", "-25.0"),
+    }
+    assert rows() == learned
+    assert rows("frozen") == learned | {("head, mean (frozen)", "top-p", "+50.0")}
+    of_joint = {("head, mean, every step (3e-6)", "top-p", "+50.0")}
+    assert rows("3e-6") == learned | of_joint | {("head, mean, every step, min-p (3e-6)", "top-p", "+25.0")}
+
+
+def test_what_is_looked_at_is_sampled_with_what_it_cuts(tmp_path):
+    """Of a head that learned under a cut so sharp that one token was left everywhere."""
+    for file in (ROOT / "base_model").iterdir():
+        shutil.copy(file, tmp_path)
+    temperature_head.TemperatureHead(96, 0.5, 4.0).save(tmp_path)
+    problems = tasks.load("countdown:3", "tuning", 6)
+    for policy, sharp in (("own", False), ("own+min_p=1.0", True)):
+        (tmp_path / "run.json").write_text(json.dumps({"policy": policy}))
+        seen = introspect.look(tmp_path, problems, seed=0)
+        assert bool(max(seen["entropy"]) < 1e-3) == bool(max(seen["pull"]) < 1e-6) == sharp
 
 
 def test_every_interval_of_the_README_is_in_RESULTS():

@@ -53,6 +53,14 @@ def test_a_garbage_collection_is_not_the_verdicts_time(monkeypatch):
         values.local.end()
 
 
+def test_a_number_and_a_decimal_that_are_the_same_need_no_digits(monkeypatch):
+    monkeypatch.setattr(values, "evaluate", None)  # what would look at them
+    assert same_value(tree("1859.00"), tree("1859")) and same_value(tree("1/2"), tree("0.5"))
+    assert not same_value(tree("1859.00"), tree("1859.01"))
+    monkeypatch.undo()
+    assert same_value(tree("0.333333"), tree(r"\frac{1}{3}")) and not same_value(tree("1859.01"), tree("1859"))
+
+
 def test_equality_in_value():
     assert same_value(tree("(x+1)^2"), tree("x^2+2x+1")) and not same_value(tree("(x+1)^2"), tree("x^2+2x+2"))
     assert same_value(tree("1.41421"), tree(r"\sqrt2")) and not same_value(tree("1.4142"), tree(r"\sqrt2"))
