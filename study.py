@@ -21,7 +21,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -166,22 +165,6 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
     return [results[trial[:3]] for trial in todo]
 
 
-def named(parts: Sequence[str], names: Collection[str]) -> set[str]:
-    """Of these names each that is one of the parts, and of a part that is no name those that hold it; ValueError for none."""
-    found = {name for part in parts for name in ({part} & set(names) or {n for n in names if part in n})}
-    if not found:
-        raise ValueError(f"--methods {' '.join(parts)}: there are {', '.join(names)}")
-    return found
-
-
-def settings_of(size: Size, methods: Sequence[str] = ("",)) -> list[trials.Setting]:
-    """Those that `tune` tries of these methods; ValueError where none has such a name."""
-    tuned = trials.TUNED | trials.TUNED_OF.get(size.settings, {})
-    tuned |= {"control": trials.CONTROLS, "fixed": [(name, None) for name in trials.GRID]}
-    wanted = named(methods, tuned)
-    return [setting for name, settings in tuned.items() if name in wanted for setting in settings]
-
-
 def tune(root: Path, size: Size, jobs: int, device: str, settings: list[trials.Setting]) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
@@ -279,9 +262,9 @@ def main() -> None:
     planned = trials.planned(size, arguments.regimes)
     try:
         if arguments.tune:
-            settings = settings_of(size, arguments.methods)
+            settings = trials.settings_of(size, arguments.methods)
         else:
-            wanted = named(arguments.methods, dict.fromkeys(trial.method for trial in planned))
+            wanted = trials.named(arguments.methods, dict.fromkeys(trial.method for trial in planned))
     except ValueError as error:
         parser.exit(2, f"study.py: {error}\n")
     if arguments.tune:

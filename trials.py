@@ -18,6 +18,7 @@ The settings of EAD, EDT, TAMPO, the sequence policy and the head were chosen on
 import hashlib
 import json
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +149,22 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(200, 100, 32, 1000, 5), Size(20, 15, 16, 200, 1)
+
+
+def named(parts: Sequence[str], names: Collection[str]) -> set[str]:
+    """Of these names each that is one of the parts, and of a part that is no name those that hold it; ValueError for none."""
+    found = {name for part in parts for name in ({part} & set(names) or {n for n in names if part in n})}
+    if not found:
+        raise ValueError(f"--methods {' '.join(parts)}: there are {', '.join(names)}")
+    return found
+
+
+def settings_of(size: Size, methods: Sequence[str] = ("",)) -> list[Setting]:
+    """Those that `study.py --tune` tries of these methods; ValueError where none has such a name."""
+    tuned = TUNED | TUNED_OF.get(size.settings, {})
+    tuned |= {"control": CONTROLS, "fixed": [(name, None) for name in GRID]}
+    wanted = named(methods, tuned)
+    return [setting for name, settings in tuned.items() if name in wanted for setting in settings]
 
 
 class NoGate(temperature_head.TemperatureHead):

@@ -90,7 +90,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(study, "run_all", run_all)
     size = trials.FULL._replace(problems=7, task="modular")
-    study.tune(tmp_path, size, 1, "cpu", study.settings_of(size))
+    study.tune(tmp_path, size, 1, "cpu", trials.settings_of(size))
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 8 * (len(trials.TUNED) + 1) + len(trials.CONTROLS)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
@@ -99,7 +99,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
     asked.clear()
     size = size._replace(settings="same-slip")
-    of_two = study.settings_of(size, ["head", "min-p"])  # and of no other whose name holds one of these
+    of_two = trials.settings_of(size, ["head", "min-p"])  # and of no other whose name holds one of these
     study.tune(tmp_path, size, 1, "cpu", of_two)
     assert [t.policy for t, *_ in asked if t.seed == 0 and t.flags is None] == [p for p, _ in SAME_SLIP["min-p"]]
     assert [t.policy for t, *_ in asked if t.flags is not None] == ["own"] * 8
