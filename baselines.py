@@ -30,8 +30,7 @@ from token_policy import token_policy
 
 def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
     """A deterministic choice as an Action: nothing was sampled, so its log-probability is 0."""
-    zero = torch.zeros_like(temperature)
-    return Action(temperature, temperature != tau_previous, zero, zero)
+    return Action(temperature, temperature != tau_previous, torch.zeros_like(temperature))
 
 
 @dataclass
@@ -195,13 +194,12 @@ class SequenceHead(TemperatureHead):
 
     @torch.no_grad()
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        if step:
-            zero = torch.zeros_like(tau_previous)
-            return Action(tau_previous, zero.bool(), zero, zero)
-        action = super().act(hidden, tau_previous, generator=generator)
+        one = torch.ones_like(tau_previous)
+        if step:  # a gate that is surely shut
+            return Action(tau_previous, ~one.bool(), one / 2, -torch.inf * one, one, one)
+        action = super().act(hidden, tau_previous, generator=generator)  # and here surely open
         tau = self.tau_min + action.z * (self.tau_max - self.tau_min)
-        action = action._replace(temperature=tau, changed=torch.ones_like(action.changed))
-        return action._replace(log_prob=self.log_prob(hidden, action))
+        return action._replace(temperature=tau, changed=one.bool(), gate=torch.inf * one)
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         _, alpha, beta = self(hidden)

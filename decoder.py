@@ -21,6 +21,7 @@ from torch import Tensor
 
 from attention import Cache, builds_kernels
 from model import WideProduct, rotate, waves
+from products import Product
 
 
 @functools.cache
@@ -65,28 +66,6 @@ def gated(wide: Tensor) -> Tensor:
     """(n, 2 d_mlp) -> silu of the first half times the second."""
     gate, up = wide.chunk(2, dim=-1)
     return F.silu(gate) * up
-
-
-class Product:
-    """x (n, in) -> x W^T + b (n, out).
-
-    A CPU's product first packs the weights, which for the few rows of a step takes longer than multiplying.  oneDNN takes
-    them packed once (these two operations are what torch.compile makes of a frozen layer); small ones gain nothing.
-    """
-
-    SMALL = 2**18
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        packs = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        suits = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= self.SMALL
-        self.packed = packs and suits
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
-        self.bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
 
 
 class Norm:
@@ -137,7 +116,7 @@ class Decoder:
         unembedding = transformer.embed if transformer.unembedding is None else transformer.unembedding
         self.unembedding = Product(unembedding.weight.to(self.dtype))
 
-    def join(self, *linears, scale: Tensor | None = None) -> "Product":
+    def join(self, *linears, scale: Tensor | None = None) -> Product:
         """Layers that read the same input, times `scale` (in,), as one."""
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
         weights = [linear.weight.to(self.dtype) for linear in linears]

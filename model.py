@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 import weights
 from attention import Cache, Packed, causal
+from products import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.d_head = config.d_head
-        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
-        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
-        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
-        self.o = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
+        self.q = Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
+        self.k = Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.v = Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.o = Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -119,9 +120,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.mlp == "swiglu" else None
-        self.up = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
-        self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
+        self.gate = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.mlp == "swiglu" else None
+        self.up = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
+        self.down = Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -161,7 +162,7 @@ class Transformer(nn.Module):
         self.position = Embedding(config.max_length, config.d_model) if config.position == "learned" else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
-        self.unembedding = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.unembedding = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config) if config.position == "rope" else None
 
     @property
@@ -201,7 +202,7 @@ class Transformer(nn.Module):
         """hidden (..., d_model) -> logits (..., vocab_size); float32 also where the product's factors are bfloat16."""
         weight = self.embed.weight if self.unembedding is None else self.unembedding.weight
         if self.compute_dtype is None:
-            return F.linear(hidden, weight)
+            return linear(hidden, weight)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(self.compute_dtype)
         return WideProduct.apply(rows, weight.to(self.compute_dtype)).view(*hidden.shape[:-1], -1)
 

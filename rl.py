@@ -241,7 +241,7 @@ def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, setti
         old = part.temperature_log_probs[mask]
         drawn = mask.flatten().nonzero()[:, 0].to(part.hidden.device)
         hidden = part.hidden.flatten(0, 1).index_select(0, drawn).to(old.device)  # (N, d) h_t, as stored
-        log_probs = head.log_prob(hidden, Action(part.temperatures[mask], part.changed[mask], part.z[mask], old))
+        log_probs = head.log_prob(hidden, Action(part.temperatures[mask], part.changed[mask], part.z[mask]))
         loss = clipped_surrogate(log_probs, old, part_advantage, settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * head.entropy(hidden)

@@ -26,7 +26,7 @@ import tokenizer
 import weights
 from attention import Cache
 from decoder import Decoder, Graph, can_capture, fused
-from temperature_head import TemperatureHead
+from temperature_head import Action, TemperatureHead
 from token_policy import sample_token
 
 TemperatureHead.fused = staticmethod(fused)  # on CUDA its `act` is compiled; the file of its own stands alone
@@ -178,25 +178,28 @@ def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finish
     where = row[drawn], (lengths[row] + step)[drawn]  # row and column of each token
     shape = len(lengths), prompts.shape[1] + len(steps)
 
-    def place(values, into=None) -> Tensor:
-        values = torch.cat(values)[drawn]
+    def place(values: Tensor, into=None) -> Tensor:
+        values = values[drawn]
         into = values.new_zeros(shape + values.shape[1:]) if into is None else into
         return into.index_put_(where, values)
 
     padded = F.pad(prompts.repeat_interleave(samples, dim=0), (0, len(steps)))
+    action = Action(*(None if field[0] is None else torch.cat(field) for field in zip(*actions)))
     return Rollout(
-        tokens=place(tokens, into=padded),
+        tokens=place(torch.cat(tokens), into=padded),
         prompt_lengths=lengths,
-        mask=place(going),
-        temperatures=place([action.temperature for action in actions]),
-        changed=place([action.changed for action in actions]),
-        z=place([action.z for action in actions]),
-        token_log_probs=place(log_probs),
-        temperature_log_probs=place([action.log_prob for action in actions]),
-        entropies=place(entropies),
+        mask=place(drawn),
+        temperatures=place(action.temperature),
+        changed=place(action.changed),
+        z=place(action.z),
+        token_log_probs=place(torch.cat(log_probs)),
+        temperature_log_probs=place(action.log_prob),
+        entropies=place(torch.cat(entropies)),
         finished=finished.clone(),
-        margins=None if actions[0].margin is None else place([action.margin for action in actions]),
-        hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
+        margins=None if action.margin is None else place(action.margin),
+        hidden=None
+        if hidden[0] is None
+        else place(torch.cat(hidden)).cpu(),  # as large as all else, and read only once
     )
 
 

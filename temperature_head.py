@@ -32,8 +32,19 @@ class Action(NamedTuple):
     temperature: Tensor  # tau_t
     changed: Tensor  # c_t, bool
     z: Tensor  # z_t in (0, 1); without meaning where c_t = 0
-    log_prob: Tensor  # log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample
+    gate: Tensor | None = None  # u_c and the Beta's parameters, which c_t and z_t were drawn from
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
     margin: Tensor | None = None  # of a policy that cuts (policies.py): a logit further below the largest is out
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample.
+
+        Worked out when asked for, and not at each step: `sample.generate` asks once, for all steps together."""
+        if self.gate is None:
+            return torch.zeros_like(self.temperature)
+        return mixed_log_prob(self.gate, self.alpha, self.beta, self.changed, self.z)
 
 
 class TemperatureHead(nn.Module):
@@ -81,8 +92,8 @@ class TemperatureHead(nn.Module):
         """hidden (..., d_model) -> the gate's logit u_c and the Beta's parameters a, b, each (...), in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             u = self.w2(F.relu(self.w1(hidden.detach().float())))
-        gate, alpha, beta = u.unbind(-1)
-        return gate, F.softplus(alpha) + self.eps, F.softplus(beta) + self.eps
+            alpha, beta = (F.softplus(u[..., 1:]) + self.eps).unbind(-1)
+        return u[..., 0], alpha, beta
 
     @torch.no_grad()
     def act(self, hidden: Tensor, tau_previous: Tensor, *, logits=None, step=None, generator=None) -> Action:
@@ -92,7 +103,8 @@ class TemperatureHead(nn.Module):
         uniform = torch.rand(gate.shape, generator=generator, device=gate.device)
         # A Beta draw is Ga / (Ga + Gb); torch.distributions would do the same slower, and takes no generator.
         ga, gb = (torch._standard_gamma(shape, generator=generator) for shape in (alpha, beta))
-        return Action(*draw(gate, alpha, beta, uniform, ga, gb, tau_previous, self.tau_min, self.tau_max))
+        drawn = draw(gate, uniform, ga, gb, tau_previous, self.tau_min, self.tau_max)
+        return Action(*drawn, gate, alpha, beta)
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         """log pi_phi of stored actions, hidden (..., d_model) -> (...); differentiable in phi only."""
@@ -142,14 +154,12 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
 
 
 def decide(
-    gate: Tensor, alpha: Tensor, beta: Tensor, uniform: Tensor, ga: Tensor, gb: Tensor, tau_previous: Tensor,
-    tau_min: float, tau_max: float,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """An `Action`'s fields, from what was drawn: `uniform` in [0, 1), ga ~ Gamma(alpha) and gb ~ Gamma(beta); all (B,)."""
+    gate: Tensor, uniform: Tensor, ga: Tensor, gb: Tensor, tau_previous: Tensor, tau_min: float, tau_max: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """tau_t, c_t and z_t, from what was drawn: `uniform` in [0, 1), ga ~ Gamma(alpha) and gb ~ Gamma(beta); all (B,)."""
     changed = uniform < torch.sigmoid(gate)
     z = inside(ga / (ga + gb).clamp_min(1e-30))
-    temperature = torch.where(changed, tau_min + z * (tau_max - tau_min), tau_previous)
-    return temperature, changed, z, mixed_log_prob(gate, alpha, beta, changed, z)
+    return torch.where(changed, tau_min + z * (tau_max - tau_min), tau_previous), changed, z
 
 
 def inside(z: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
     action = policy.act(None, torch.full((len(logits),), 0.4), logits=logits, step=step, generator=generator)
-    assert all(field.shape == (len(logits),) for field in action[:4]) and action.margin is None
+    assert all(field.shape == (len(logits),) for field in action[:3]) and action[3:] == (None,) * 4
     assert action.temperature.dtype == torch.float32 and action.changed.dtype == torch.bool
     assert not action.log_prob.any(), "nothing is sampled, so nothing has a probability"
     assert torch.equal(generator.get_state(), state)
@@ -388,7 +388,7 @@ def test_a_baseline_is_a_policy_like_the_head(name):
     """The same arguments and the same fields as TemperatureHead.act."""
     head, policy, hidden = temperature_head.TemperatureHead(8), policies.make(name), torch.randn(3, 8)
     arguments = dict(logits=torch.randn(3, 11), step=4, generator=torch.Generator().manual_seed(0))
-    both = (drawing.act(hidden, torch.ones(3), **arguments)[:4] for drawing in (head, policy))
-    for one, other in zip(*both):
+    of_head, of_rule = (drawing.act(hidden, torch.ones(3), **arguments) for drawing in (head, policy))
+    for one, other in zip((*of_head[:3], of_head.log_prob), (*of_rule[:3], of_rule.log_prob)):
         assert one.shape == other.shape and one.dtype == other.dtype
     assert isinstance(policy.tau_initial, float)

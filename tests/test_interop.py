@@ -139,8 +139,8 @@ def test_what_generate_draws_has_the_log_probs_of_training(run):
         found = rl.token_log_probs(ours, rollout)
         states = rl.drawing_states(ours, rollout)
     torch.testing.assert_close(found, rollout.token_log_probs, rtol=0, atol=1e-4)
-    drawn = [field[mask] for field in (rollout.temperatures, rollout.changed, rollout.z, rollout.temperature_log_probs)]
-    torch.testing.assert_close(head.log_prob(states, temperature_head.Action(*drawn)), drawn[-1], rtol=0, atol=1e-4)
+    action = temperature_head.Action(*(field[mask] for field in (rollout.temperatures, rollout.changed, rollout.z)))
+    torch.testing.assert_close(head.log_prob(states, action), rollout.temperature_log_probs[mask], rtol=0, atol=1e-4)
 
 
 def test_a_temperature_that_is_kept_is_the_rows_own(one):

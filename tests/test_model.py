@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import decoder
 import model
+import products
 import weights
 from attention import Cache
 from decoder import Decoder
@@ -85,7 +86,7 @@ def test_whole_sequence_equals_transformers(pair):
 @pytest.mark.parametrize(("stride", "small"), [(1, 2**18), (3, 2**18), (1, 0)])
 def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride, small, lengths, monkeypatch):
     """Rows of any lengths, right-padded with junk, prefilled at once, then continued through the cache."""
-    monkeypatch.setattr(decoder.Product, "SMALL", small)  # 0: every product's weights are packed
+    monkeypatch.setattr(products.Product, "SMALL", small)  # 0: every product's weights are packed
     ours, theirs, _ = pair
     lengths, new = torch.tensor(lengths), 8
     rows = [torch.randint(97, (length + new,)) for length in lengths.tolist()]
@@ -101,17 +102,6 @@ def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride, sma
     got = torch.stack([decode.unembed(state) for state in last], dim=1)
     for index, (row, length) in enumerate(zip(rows, lengths)):
         assert_close(got[index], theirs(row[None]).logits[0, length - 1 :])
-
-
-@torch.no_grad()
-def test_large_weights_are_packed_where_onednn_is():
-    weight, bias = torch.randn(1024, 256), torch.randn(1024)
-    large, small = decoder.Product(weight, bias), decoder.Product(weight[:1023], bias[:1023])
-    assert not small.packed and large.packed == torch.backends.mkldnn.is_available()
-    for rows in (1, 7, 64):
-        expected = torch.nn.functional.linear(x := torch.randn(rows, 256), weight, bias)
-        torch.testing.assert_close(large(x), expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(small(x), expected[:, :1023], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ def test_recomputed_token_log_probs_equal_those_of_the_rollout(policy):
 
 def test_recomputed_temperature_log_probs_equal_those_of_the_rollout():
     transformer, head, rollout = drawn_by_head()
-    action = Action(rollout.temperatures, rollout.changed, rollout.z, None)
+    action = Action(rollout.temperatures, rollout.changed, rollout.z)
     whole = transformer(rollout.tokens).detach()
     shifted = torch.cat((torch.zeros_like(whole[:, :1]), whole[:, :-1]), dim=1)  # h at t - 1 chose tau_t and drew y_t
     torch.testing.assert_close(shifted[rollout.mask], rollout.hidden[rollout.mask], rtol=0, atol=1e-5)
@@ -142,7 +142,7 @@ def test_a_temperature_a_completion_replays_too():
     held = torch.where(rollout.mask, rollout.temperatures, rollout.temperatures.max(1, keepdim=True).values)
     assert torch.equal(held[rollout.mask], held.min(1, keepdim=True).values.expand_as(held)[rollout.mask])
     assert len(set(held.max(1).values.tolist())) == len(held), "each completion has its own"
-    log_probs = head.log_prob(rollout.hidden, Action(rollout.temperatures, rollout.changed, rollout.z, None))
+    log_probs = head.log_prob(rollout.hidden, Action(rollout.temperatures, rollout.changed, rollout.z))
     torch.testing.assert_close(log_probs[rollout.mask], rollout.temperature_log_probs[rollout.mask])
     before = parameters_of(head)
     metrics = rl.temperature_step(head, sgd(head), rollout, some_advantages(rollout), NO_CLIP)
@@ -339,7 +339,7 @@ def test_temperature_gradient_is_the_batch_mean_whatever_the_micro_batches(extra
     advantage, before = some_advantages(rollout), state_of(head)[0]
     loss = 0.0
     for row, t in rollout.mask.nonzero().tolist():
-        action = Action(rollout.temperatures[row, t], rollout.changed[row, t], rollout.z[row, t], None)
+        action = Action(rollout.temperatures[row, t], rollout.changed[row, t], rollout.z[row, t])
         loss = loss - advantage[row] * head.log_prob(rollout.hidden[row, t], action)
         loss = loss - extra.get("entropy_bonus", 0.0) * head.entropy(rollout.hidden[row, t])
     loss = loss / rollout.mask.sum()
@@ -616,7 +616,7 @@ def test_temperature_step_is_finite_at_both_ends_of_the_range(z, bias):
     rollout = replace(
         rollout, z=torch.full_like(rollout.z, z), temperatures=torch.full_like(rollout.temperatures, 0.1 + 1.4 * z)
     )
-    action = Action(rollout.temperatures, rollout.changed, rollout.z, None)
+    action = Action(rollout.temperatures, rollout.changed, rollout.z)
     rollout.temperature_log_probs = head.log_prob(rollout.hidden, action).detach()
     settings = rl.StepSettings(entropy_bonus=0.01)
     metrics = rl.temperature_step(head, sgd(head, 1e-3), rollout, some_advantages(rollout), settings)
