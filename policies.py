@@ -15,12 +15,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import temperature_head
 import weights
 from baselines import EAD, EDT, TAMPO, Fixed, Mixture, SequenceHead
 from temperature_head import Action, TemperatureHead
-from token_policy import GONE, beyond, margin_of_cut
+from token_policy import GONE, beyond, rows_at_once
 
 RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
@@ -39,21 +41,52 @@ def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
     moves probability among these tokens only: what is out has no gradient, and nothing tells the model that a token is about
     to leave or to come back.  Entropies are of what is left, for a rule that reads them (EDT) and in the Rollout.
     """
-    act, lowest = policy.act, math.log(min_p) if min_p else -math.inf  # p < min_p max p is l < max l + log min_p
+    act = policy.act
 
     def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
-        exact = logits.float()
-        out = exact < exact.amax(-1, keepdim=True) + lowest  # (B, V)
-        if top_p < 1:
-            p, order = exact.softmax(-1).sort(descending=True)
-            enough = p.cumsum(-1) - p >= top_p  # without it: the likeliest stays, whatever top_p is
-            out |= torch.zeros_like(out).scatter(-1, order, enough)
-        margin = margin_of_cut(exact, out)
-        logits.masked_fill_(beyond(exact, margin), GONE)
-        return act(hidden, tau_previous, logits=logits, step=step, generator=generator)._replace(margin=margin)
+        margins = []
+        for some in logits.split(rows_at_once(logits)):
+            exact = some.float()
+            margin = torch.minimum(margin_of_min_p(exact, min_p), margin_of_top_p(exact, top_p))
+            some.masked_fill_(beyond(exact, margin), GONE)
+            margins.append(margin)
+        action = act(hidden, tau_previous, logits=logits, step=step, generator=generator)
+        return action._replace(margin=torch.cat(margins))
 
     policy.act = cut_and_act
     return policy
+
+
+def margin_between(top: Tensor, last: Tensor, first: Tensor) -> Tensor:
+    """How far below the largest logit a token may be that stays, by the last that stays and the first that is out; all (B,).
+
+    Midway between the two, so that training, whose logits are the same but for rounding, cuts the same ones.  (Of tokens
+    that are equally likely all stay where one does.)  Where all stay it is inf.
+    """
+    return ((top - last) + (top - first)) / 2
+
+
+def margin_of_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """logits (B, V) -> (B,)"""
+    top = logits.amax(-1)
+    out = logits < top[:, None] + (math.log(min_p) if min_p else -math.inf)  # p < min_p max p
+    return margin_between(top, logits.masked_fill(out, math.inf).amin(-1), logits.masked_fill(~out, -math.inf).amax(-1))
+
+
+def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
+    """logits (B, V) -> (B,).  Sorted are the likeliest `among` them, and all only of a row where these are not enough."""
+    among = min(among, logits.shape[1])
+    if top_p == 1:
+        return torch.full_like(logits[:, 0], math.inf)
+    likeliest = logits.topk(among).values  # (B, among), from the largest down
+    p = (likeliest - logits.logsumexp(-1, keepdim=True)).exp()
+    stays = p.cumsum(-1) - p < top_p  # what is likelier is not enough: the likeliest stays, whatever top_p is
+    count = stays.sum(-1, keepdim=True).clamp_min(1)  # of logits that are no numbers none would
+    last, first = F.pad(likeliest, (0, 1), value=-math.inf).gather(1, torch.cat((count - 1, count), 1)).unbind(1)
+    margin = margin_between(likeliest[:, 0], last, first)
+    if among < logits.shape[1] and (more := stays[:, -1]).any():
+        margin[more] = margin_of_top_p(logits[more], top_p, logits.shape[1])
+    return margin
 
 
 def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:

@@ -44,16 +44,9 @@ def beyond(logits: Tensor, margin: Tensor) -> Tensor:
     return logits.amax(-1, keepdim=True) - logits > margin.unsqueeze(-1)
 
 
-def margin_of_cut(logits: Tensor, out: Tensor) -> Tensor:
-    """The margin beyond which lie the tokens that are to be `out` (..., V), the least likely, and no others: (...), inf for none.
-
-    Midway between the last that is left and the first that is out, so that training, whose logits are the same but for
-    rounding, cuts the same ones.  (Of tokens that are equally likely all stay where one does.)
-    """
-    top = logits.amax(-1)
-    last = logits.masked_fill(out, torch.inf).amin(-1)
-    first = logits.masked_fill(~out, -torch.inf).amax(-1)
-    return ((top - last) + (top - first)) / 2
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of logits (B, V) are worked on together."""
+    return max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
 
 
 def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +57,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
     large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled: one pass over the logits, not fifteen
     draw = fused(invert, logits.device.type) if large else invert
-    rows = max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    rows = rows_at_once(logits)
     if len(logits) <= rows:
         return draw(*drawn)
     token, log_prob, entropy = zip(*(draw(*part) for part in zip(*(whole.split(rows) for whole in drawn))))

@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import baselines
@@ -260,6 +262,26 @@ def test_of_tokens_that_are_equally_likely_all_stay_where_one_does(top_p):
     assert (logits.softmax(-1).masked_fill(out, 0).sum(-1) >= top_p - 1e-6).all() and out.any(1).float().mean() > 0.5
     again = token_policy.token_policy(logits, torch.full((4000,), 0.7), margin).exp() == 0
     assert torch.equal(again, out)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.floats(0.01, 0.999), st.floats(0.01, 20.0), st.integers(0, 2**32))
+def test_a_nucleus_is_the_same_however_few_tokens_are_sorted_first(vocabulary, top_p, scale, seed):
+    logits = scale * torch.randn(5, vocabulary, generator=torch.Generator().manual_seed(seed)).double()
+    expected = policies.margin_of_top_p(logits, top_p, vocabulary)
+    p, order = logits.softmax(-1).sort(descending=True)
+    out = torch.zeros_like(p).scatter(-1, order, (p.cumsum(-1) - p >= top_p).double()).bool()
+    lowest = logits.masked_fill(out, torch.inf).amin(-1, keepdim=True)
+    assert torch.equal(token_policy.beyond(logits, expected), logits < lowest)
+    for among in (1, 2, 7, 39):
+        torch.testing.assert_close(policies.margin_of_top_p(logits, top_p, among), expected)
+
+
+def test_logits_that_are_no_numbers_are_cut_without_an_end():
+    """Training says which step it was; a cut must not end it with something else before."""
+    logits = torch.full((3, 200), torch.nan)
+    policies.cut(Fixed(1.0), min_p=0.1, top_p=0.9).act(None, torch.ones(3), logits=logits)
+    assert logits.isnan().all()
 
 
 def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
