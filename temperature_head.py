@@ -92,8 +92,8 @@ class TemperatureHead(nn.Module):
         """hidden (..., d_model) -> the gate's logit u_c and the Beta's parameters a, b, each (...), in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             u = self.w2(F.relu(self.w1(hidden.detach().float())))
-            alpha, beta = (F.softplus(u[..., 1:]) + self.eps).unbind(-1)
-        return u[..., 0], alpha, beta
+        gate, alpha, beta = u.unbind(-1)
+        return gate, F.softplus(alpha) + self.eps, F.softplus(beta) + self.eps
 
     @torch.no_grad()
     def act(self, hidden: Tensor, tau_previous: Tensor, *, logits=None, step=None, generator=None) -> Action:
