@@ -170,6 +170,7 @@ def head_overhead(shape: str, device: str, repeats: int, batch: int = 64) -> lis
     hidden = torch.randn(batch, transformer.config.d_model, device=device)
     tau = torch.ones(batch, device=device)
 
+    @torch.inference_mode()  # as in `generate`
     def act(policy):
         for _ in range(100):
             policy.act(hidden, tau, generator=generator)

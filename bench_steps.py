@@ -17,6 +17,7 @@ from torch import Tensor
 import rl
 import sample
 from bench_rollouts import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
+from products import linear
 
 
 class Step:
@@ -181,7 +182,7 @@ class Unembedding:
         self.weight, self.device, self.config = weight, weight.device, argparse.Namespace(vocab_size=len(weight))
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weight)
+        return linear(hidden, self.weight)
 
 
 def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> list[dict]:
