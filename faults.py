@@ -8,7 +8,7 @@ Nothing of the paper is here: train.py reads as the paper's algorithm because th
     CUDA out of memory        the update is tried once more in half as large micro-batches, then a flag is named
     memory that is freed      on a CPU it is kept for the next step
 
-A killed process, a full disk and a half-written checkpoint are checkpoint.py's; a verifier's worker is values.py's.
+A killed process, a full disk and a half-written checkpoint are checkpoint.py's; a verifier's worker is sympy_worker.py's.
 """
 
 import contextlib

@@ -2,8 +2,8 @@ r"""What a tree is worth, and when two trees are equal in value. The second half
 
 Two expressions are equal if they agree at fixed points, chosen once, to 110 of 150 digits: far more than chance could
 give, and no algebra is needed. A value that 150 digits cannot hold is refused rather than rounded: 2^{5000} + 1 is not
-2^{5000}. Only integrals, limits and infinite sums go to sympy, in a worker process (`python values.py --worker`) that
-is killed when its time is up. There are no signals, so all of it works in any thread and process.
+2^{5000}. Only integrals, limits and infinite sums go to sympy (sympy_worker.py). There are no signals, so all of it works
+in any thread and process.
 
 >>> from grammar import parse
 >>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
@@ -14,26 +14,17 @@ is killed when its time is up. There are no signals, so all of it works in any t
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import gc
-import json
-import os
 import random
-import selectors
-import subprocess
-import sys
 import threading
 import time
-from fractions import Fraction
 
 from grammar import INFINITY, Undecided, negative
 from spelling import FUNCTIONS, TRIGONOMETRIC
+from sympy_worker import ask_sympy
 
-# For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine; and for a verdict with
-# the worker's part, by the clock.
-IN_PROCESS_SECONDS, VERDICT_SECONDS = 0.3, 0.75
-WORKER_BYTES = 512 * 2**20
+# For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine.
+IN_PROCESS_SECONDS = 0.3
 AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
 WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}  # are compared at whole numbers
 RANGES = ((7, 40), (20, 99), (1, 30), (-99, -7), (-99, 99), (1, 18), (40, 150), (-18, 18), (20, 130))
@@ -93,6 +84,7 @@ def check_time() -> None:
 def evaluate(node: tuple, values: dict):
     """The value at a point, real or complex, to 150 digits. Raises Undecided, NeedsSympy or an ArithmeticError.
 
+    >>> from fractions import Fraction
     >>> evaluate(("^", ("symbol", "x"), ("number", Fraction(2))), {"x": 3})
     mpf('9.0')
     """
@@ -220,7 +212,7 @@ def same_value(left: tuple, right: tuple) -> bool:
     try:
         return all(close(*pair) or rounds(left, pair[1]) or rounds(right, pair[0]) for pair in samples(left, right))
     except NeedsSympy:
-        return ask_sympy(left, right)
+        return ask_sympy(left, right, local.begun)
 
 
 def rounds(node: tuple, exact) -> bool:
@@ -240,99 +232,3 @@ def proportional(left: tuple, right: tuple, positive: bool) -> bool:
     if not pairs or not all(map(all, pairs)) or (positive and not (pairs[0][0] / pairs[0][1]).real > 0):
         return False
     return all(close(pairs[0][0] * pair[1], pairs[0][1] * pair[0]) for pair in pairs)
-
-
-# 3. The worker with sympy, for integrals, limits and infinite sums.
-class Worker(subprocess.Popen):
-    is_ready = False  # until it has said that sympy is imported
-
-
-idle: list[Worker] = []  # workers that wait for a question; one is taken out while it answers
-os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk to its parent's workers
-
-
-def start_worker() -> Worker:
-    command = [sys.executable, os.path.abspath(__file__), "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return Worker(command, **pipes, text=True, start_new_session=True)  # Ctrl-C is its parent's
-
-
-@atexit.register
-def stop_workers(workers: list[Worker] = idle) -> None:
-    while workers:
-        worker = workers.pop()
-        worker.kill()
-        with contextlib.suppress(OSError):
-            worker.communicate()  # closes the pipes, and leaves no zombie
-
-
-def ask_sympy(left: tuple, right: tuple) -> bool:
-    """Sympy's verdict, from a worker that is killed, and replaced, if it comes too late. Raises Undecided."""
-    worker, answer = idle.pop() if idle else start_worker(), ""
-    with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
-        selector.register(worker.stdout, selectors.EVENT_READ)
-        due = min(local.begun, time.perf_counter()) + VERDICT_SECONDS
-        if not worker.is_ready:
-            if not selector.select(max(0, due - time.perf_counter())):
-                idle.append(worker)  # not killed: it only has to import sympy once
-                raise Undecided("sympy is not imported yet")
-            worker.is_ready = bool(worker.stdout.readline())
-        worker.stdin.write(json.dumps([left, right], default=str) + "\n")
-        worker.stdin.flush()
-        if selector.select(max(0, due - time.perf_counter())):
-            answer = worker.stdout.readline()
-    if not answer:
-        stop_workers([worker])
-        worker = start_worker()
-    idle.append(worker)
-    if not answer:
-        raise Undecided("sympy found nothing in time")
-    return answer.strip() == "true"
-
-
-def serve() -> None:
-    """The worker: a line with two trees comes in, a verdict goes out."""
-    import resource
-
-    import sympy
-
-    with contextlib.suppress(OSError, ValueError):  # where the system knows no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
-    parent = os.getppid()
-
-    def follow_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)  # whoever asked is gone, and a hanging question must not outlive it
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        try:
-            left, right = (to_sympy(node, sympy) for node in json.loads(line))
-            difference = sympy.simplify((left - right).doit())
-            equal = difference == 0 or (not difference.free_symbols and abs(sympy.N(difference, 30)) < 1e-25)
-        except Exception:  # whatever sympy raises, it has found no equality
-            equal = False
-        print(json.dumps(bool(equal)), flush=True)
-
-
-def to_sympy(node: list, sympy):
-    """The sympy expression of a tree, which has come as JSON; sympy never sees the text that it was read from."""
-    head, *rest = node
-    if head in ("number", "decimal"):
-        return sympy.Rational(*Fraction(rest[0]).as_integer_ratio())
-    if head == "symbol":
-        constants = {"e": sympy.E, "pi": sympy.pi, "i": sympy.I, "infinity": sympy.oo}
-        return constants.get(rest[0], sympy.Symbol(rest[0], real=True))
-    parts = [to_sympy(child, sympy) for child in rest]
-    if head in ("integral", "sum", "prod"):
-        return {"integral": sympy.Integral, "sum": sympy.Sum, "prod": sympy.Product}[head](parts[0], tuple(parts[1:]))
-    if head == "/":
-        return parts[0] / parts[1]
-    names = {"+": "Add", "*": "Mul", "^": "Pow", "fabs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
-    return getattr(sympy, names.get(head, head))(*parts)
-
-
-if __name__ == "__main__" and sys.argv[1:] == ["--worker"]:
-    serve()

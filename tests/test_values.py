@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import sympy_worker
 import values
 from grammar import Undecided, parse
 from spelling import normalise
@@ -136,15 +137,15 @@ def test_a_hanging_question_is_killed_and_the_next_one_works():
 
 def test_a_worker_that_died_is_replaced():
     assert settled(r"\int_0^1 x dx", "1/2")
-    for worker in values.idle:
+    for worker in sympy_worker.idle:
         worker.kill()
     assert settled(r"\int_0^1 x dx", "1/2")
 
 
 ORPHAN = r"""
-import os, threading, time, values, verify
-started, start = [], values.start_worker
-values.start_worker = lambda: started.append(start()) or started[-1]
+import os, threading, time, sympy_worker, verify
+started, start = [], sympy_worker.start_worker
+sympy_worker.start_worker = lambda: started.append(start()) or started[-1]
 while not verify.is_equivalent(r"\int_0^1 x dx", "1/2"):
     pass
 threading.Thread(target=verify.is_equivalent, args=(r"\int_0^1 x^{x^x} dx", "42")).start()
@@ -184,7 +185,7 @@ def test_a_forked_process_has_workers_of_its_own():
     child = os.fork()
     if child == 0:
         right = settled(r"\int_0^1 x dx", "1/2") and settled(r"\int_0^1 x^2 dx", "1/3")
-        values.stop_workers()
+        sympy_worker.stop_workers()
         os._exit(0 if right else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert settled(r"\int_0^1 x dx", "1/2")
