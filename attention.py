@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from products import prefers_onednn
+
 
 @functools.cache
 def builds_kernels(device: str) -> bool:
@@ -223,7 +225,7 @@ def dot(query: Tensor, key: Tensor) -> Tensor:
 
 
 class Packed:
-    """Training: rows (B, T) of prompts and completions as one sequence of N tokens, each distinct prompt once, no padding.
+    """Training: rows (B, T) of prompts and completions as one sequence of N tokens, each distinct prompt once, hardly padded.
 
     What is computed token by token (nearly everything) sees (1, N); only `attend` pads, to (P, L) prompts, which read
     themselves, and (B, C) completions, which read their prompt and themselves.
@@ -239,8 +241,11 @@ class Packed:
         places = lengths[:, None] + torch.arange(max(1, int((last[:, 0] - lengths).max())), device=device)  # (B, C)
         of_prompt, of_completion = prompts >= 0, places < last
         places = places.clamp(max=width - 1)
-        self.tokens = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))[None]  # (1, N)
-        self.positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))[None]
+        sequence = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))
+        positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))
+        # Tokens that nobody reads, so that shapes repeat where each costs time of its own.
+        self.short = -len(sequence) % 64 if prefers_onednn() and device.type == "cpu" else 0
+        self.tokens, self.positions = (F.pad(x, (0, self.short))[None] for x in (sequence, positions))  # (1, N)
         # Where a padded place is in the sequence (padding: at the token before, and masked), and the other way round.
         self.of_prompt, self.of_completion = (
             of_prompt.flatten().nonzero()[:, 0],
@@ -272,4 +277,4 @@ class Packed:
         keys, values = (torch.cat((prompt[i].index_select(0, self.group), own[i]), dim=1) for i in (1, 2))
         prompts = causal(*prompt).flatten(0, 1).index_select(0, self.of_prompt)
         completions = causal(own[0], keys, values, self.readable).flatten(0, 1).index_select(0, self.of_completion)
-        return torch.cat((prompts, completions))[None]
+        return torch.cat((prompts, completions, prompts.new_zeros(self.short, *prompts.shape[1:])))[None]

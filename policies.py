@@ -22,7 +22,7 @@ import temperature_head
 import weights
 from baselines import EAD, EDT, TAMPO, Fixed, Mixture, SequenceHead
 from temperature_head import Action, TemperatureHead
-from token_policy import GONE, beyond, rows_at_once
+from token_policy import GONE, beyond, rows_in_cache
 
 RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
 LEARNED = {"own": TemperatureHead, "sequence": SequenceHead, "tampo": TAMPO}
@@ -44,8 +44,9 @@ def cut(policy, min_p: float = 0.0, top_p: float = 1.0):
     act = policy.act
 
     def cut_and_act(hidden, tau_previous, *, logits, step=None, generator=None) -> Action:
-        margins = []
-        for some in logits.split(rows_at_once(logits)):
+        rows, margins = rows_in_cache(logits), []
+        for start in range(0, len(logits), rows):
+            some = logits[start : start + rows]
             exact = some.float()
             margin = torch.minimum(margin_of_min_p(exact, min_p), margin_of_top_p(exact, top_p))
             some.masked_fill_(beyond(exact, margin), GONE)
@@ -68,24 +69,31 @@ def margin_between(top: Tensor, last: Tensor, first: Tensor) -> Tensor:
 
 def margin_of_min_p(logits: Tensor, min_p: float) -> Tensor:
     """logits (B, V) -> (B,)"""
+    if min_p == 0:
+        return logits.new_full((len(logits),), math.inf)
     top = logits.amax(-1)
-    out = logits < top[:, None] + (math.log(min_p) if min_p else -math.inf)  # p < min_p max p
+    out = logits < top[:, None] + math.log(min_p)  # p < min_p max p
     return margin_between(top, logits.masked_fill(out, math.inf).amin(-1), logits.masked_fill(~out, -math.inf).amax(-1))
 
 
 def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
-    """logits (B, V) -> (B,).  Sorted are the likeliest `among` them, and all only of a row where these are not enough."""
-    among = min(among, logits.shape[1])
+    """logits (B, V) -> (B,).  Of a row only the likeliest `among` are sorted; where they are not enough, all.
+
+    (Off the CPU always all: to ask whether they are enough would wait for the device.)
+    """
+    vocabulary = logits.shape[1]
     if top_p == 1:
-        return torch.full_like(logits[:, 0], math.inf)
-    likeliest = logits.topk(among).values  # (B, among), from the largest down
-    p = (likeliest - logits.logsumexp(-1, keepdim=True)).exp()
+        return logits.new_full((len(logits),), math.inf)
+    if logits.device.type != "cpu" or vocabulary <= 2 * among:
+        among = vocabulary
+    likeliest, order = logits.topk(among)  # (B, among), from the largest down
+    p = logits.softmax(-1).gather(-1, order)
     stays = p.cumsum(-1) - p < top_p  # what is likelier is not enough: the likeliest stays, whatever top_p is
     count = stays.sum(-1, keepdim=True).clamp_min(1)  # of logits that are no numbers none would
     last, first = F.pad(likeliest, (0, 1), value=-math.inf).gather(1, torch.cat((count - 1, count), 1)).unbind(1)
     margin = margin_between(likeliest[:, 0], last, first)
-    if among < logits.shape[1] and (more := stays[:, -1]).any():
-        margin[more] = margin_of_top_p(logits[more], top_p, logits.shape[1])
+    if among < vocabulary and (more := stays[:, -1]).any():
+        margin[more] = margin_of_top_p(logits[more], top_p, vocabulary)
     return margin
 
 

@@ -167,6 +167,14 @@ def generate(
     return assemble(tokens, lengths, samples_per_prompt, steps, finished)
 
 
+def log_probs_of(actions: tuple[Action, ...]) -> Tensor:
+    """log pi_phi of what each step drew, all behind each other: worked out at once, if all steps draw from the same kind."""
+    if len({(type(action), action.gate is None) for action in actions}) > 1:
+        return torch.cat([action.log_prob for action in actions])
+    fields = [None if field[0] is None else torch.cat(field) for field in zip(*actions)]
+    return type(actions[0])(*fields).log_prob
+
+
 @torch.inference_mode(False)  # what training reads is made of ordinary tensors again
 @torch.no_grad()
 def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finished: Tensor) -> Rollout:
@@ -178,28 +186,25 @@ def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finish
     where = row[drawn], (lengths[row] + step)[drawn]  # row and column of each token
     shape = len(lengths), prompts.shape[1] + len(steps)
 
-    def place(values: Tensor, into=None) -> Tensor:
-        values = values[drawn]
+    def place(values, into=None) -> Tensor:
+        values = torch.cat(values)[drawn]
         into = values.new_zeros(shape + values.shape[1:]) if into is None else into
         return into.index_put_(where, values)
 
     padded = F.pad(prompts.repeat_interleave(samples, dim=0), (0, len(steps)))
-    action = Action(*(None if field[0] is None else torch.cat(field) for field in zip(*actions)))
     return Rollout(
-        tokens=place(torch.cat(tokens), into=padded),
+        tokens=place(tokens, into=padded),
         prompt_lengths=lengths,
-        mask=place(drawn),
-        temperatures=place(action.temperature),
-        changed=place(action.changed),
-        z=place(action.z),
-        token_log_probs=place(torch.cat(log_probs)),
-        temperature_log_probs=place(action.log_prob),
-        entropies=place(torch.cat(entropies)),
+        mask=place(going),
+        temperatures=place([action.temperature for action in actions]),
+        changed=place([action.changed for action in actions]),
+        z=place([action.z for action in actions]),
+        token_log_probs=place(log_probs),
+        temperature_log_probs=place([log_probs_of(actions)]),
+        entropies=place(entropies),
         finished=finished.clone(),
-        margins=None if action.margin is None else place(action.margin),
-        hidden=None
-        if hidden[0] is None
-        else place(torch.cat(hidden)).cpu(),  # as large as all else, and read only once
+        margins=None if actions[0].margin is None else place([action.margin for action in actions]),
+        hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
     )
 
 

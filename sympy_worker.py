@@ -50,7 +50,7 @@ def stop_workers(workers: list[Worker] = idle) -> None:
 def ask_sympy(left: tuple, right: tuple, begun: float) -> bool:
     """Sympy's verdict, from a worker that is killed, and replaced, if it comes too late. Raises Undecided.
 
-    `begun` is when the verdict that this one is a part of was, by time.perf_counter."""
+    `begun`: when the whole verdict was, by time.perf_counter; what is left of its time is sympy's."""
     worker, answer = idle.pop() if idle else start_worker(), ""
     with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
         selector.register(worker.stdout, selectors.EVENT_READ)

@@ -27,7 +27,9 @@ FILE = "temperature_head.safetensors"
 
 
 class Action(NamedTuple):
-    """One decision a row; every field (B,), or (B, T) when training replays them."""
+    """One decision a row; every field (B,), or (B, T) when training replays them.
+
+    A policy that draws otherwise than by a gate and a Beta gives a subclass, with a `log_prob` of its own."""
 
     temperature: Tensor  # tau_t
     changed: Tensor  # c_t, bool

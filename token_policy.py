@@ -44,8 +44,8 @@ def beyond(logits: Tensor, margin: Tensor) -> Tensor:
     return logits.amax(-1, keepdim=True) - logits > margin.unsqueeze(-1)
 
 
-def rows_at_once(logits: Tensor) -> int:
-    """How many rows of logits (B, V) are worked on together."""
+def rows_in_cache(logits: Tensor) -> int:
+    """How many rows of logits (B, V) are worked on together, LOGITS_AT_ONCE."""
     return max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
 
 
@@ -57,7 +57,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
     drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
     large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled: one pass over the logits, not fifteen
     draw = fused(invert, logits.device.type) if large else invert
-    rows = rows_at_once(logits)
+    rows = rows_in_cache(logits)
     if len(logits) <= rows:
         return draw(*drawn)
     token, log_prob, entropy = zip(*(draw(*part) for part in zip(*(whole.split(rows) for whole in drawn))))

@@ -277,6 +277,26 @@ def test_a_nucleus_is_the_same_however_few_tokens_are_sorted_first(vocabulary, t
         torch.testing.assert_close(policies.margin_of_top_p(logits, top_p, among), expected)
 
 
+@pytest.mark.parametrize("cuts", [{"min_p": 0.1}, {"top_p": 0.8}])
+def test_a_part_of_the_rows_after_the_other_is_cut_the_same(cuts, monkeypatch):
+    logits = 3 * torch.randn(11, 150, generator=torch.Generator().manual_seed(0))
+    wholes, parts, policy = logits.clone(), logits.clone(), policies.cut(Fixed(1.0), **cuts)
+    expected = policy.act(None, torch.ones(11), logits=wholes).margin
+    monkeypatch.setattr(token_policy, "LOGITS_AT_ONCE", 4 * 150)
+    assert token_policy.rows_in_cache(logits) == 4
+    assert torch.equal(policy.act(None, torch.ones(11), logits=parts).margin, expected)
+    assert torch.equal(parts, wholes) and (wholes < -1e8).any(1).all()
+
+
+def test_a_nucleus_does_not_depend_on_the_size_of_the_logits():
+    """GPT-2's are around -100, where float32 is coarser; a softmax is of their differences."""
+    logits = torch.randint(-4000, 4000, (200, 2000), generator=torch.Generator().manual_seed(0)) / 512
+    for top_p in (0.5, 0.99, 0.999):
+        exact = policies.margin_of_top_p(logits.double(), top_p)
+        near, far = (policies.margin_of_top_p(logits + shift, top_p) for shift in (0.0, -128.0))
+        assert torch.equal(near, far) and (near.double() != exact).sum() < 10
+
+
 def test_logits_that_are_no_numbers_are_cut_without_an_end():
     """Training says which step it was; a cut must not end it with something else before."""
     logits = torch.full((3, 200), torch.nan)

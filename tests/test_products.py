@@ -1,5 +1,9 @@
 """Products by oneDNN are torch's own, and so are their gradients; where they are not known to be faster torch's are taken."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 import model
 import products
 
+ROOT = Path(__file__).resolve().parent.parent
 needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="this torch has no oneDNN")
 
 
@@ -118,27 +123,97 @@ def test_what_is_packed(prefers, monkeypatch):
     assert seen == ([1, 3, 5, 5, 64, 64] if prefers else [1, 3, 5, 64])
 
 
+@needs_onednn
 @torch.no_grad()
-def test_without_onednn_products_are_torchs(monkeypatch):
-    monkeypatch.setattr(products, "has_onednn", lambda: False)
+def test_shapes_repeat(calls):
+    """Each shape costs oneDNN 0.4 ms, and memory: of 500 numbers of rows a step makes a few dozen."""
+    product = products.Product(torch.randn(20, 30))
+    for rows in range(1, 500):
+        x = torch.randn(rows, 30)
+        torch.testing.assert_close(product(x), F.linear(x, product.weight), rtol=1e-4, atol=1e-4)
+    assert len(calls) == 499 and len(set(calls)) < 60
+    assert all(0 <= shape[0] - rows < max(2, rows / 8) for rows, shape in zip(range(1, 500), calls))
+
+
+@needs_onednn
+def test_a_bias_may_lie_anywhere(calls):
+    x, weight, bias = torch.randn(3, 8), torch.randn(5, 8), torch.randn(10)
+    for laid_out in (bias[::2], bias[:1].expand(5), bias.flip(0)[3:8]):
+        torch.testing.assert_close(products.linear(x, weight, laid_out), F.linear(x, weight, laid_out))
+    assert len(calls) == 3
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8)])
+def test_gradients_of_gradients(shape, calls):
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(5, 8, requires_grad=True)
+
+    def second(product):
+        (first,) = torch.autograd.grad((product(x, weight) ** 2).sum(), x, create_graph=True)
+        return torch.autograd.grad((first**2).sum(), weight)[0]
+
+    torch.testing.assert_close(second(products.linear), second(F.linear), rtol=1e-4, atol=1e-4)
+    assert calls
+
+
+MANY_SHAPES = """
+import resource, sys, torch, products
+torch.set_num_threads(1)
+products.prefers_onednn = lambda: sys.argv[1] == "oneDNN"
+products.WORTH_IT = 0
+layer = products.Linear(128, 128)
+for rows in range(1, 1001):
+    layer(torch.zeros(rows, 128)).sum().backward()
+    if rows == 200:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@needs_onednn
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_many_shapes_do_not_fill_the_memory():
+    command = [sys.executable, "-c", MANY_SHAPES, "oneDNN"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200, "MiB; of all shapes kept it would be 600"
+
+
+@pytest.fixture
+def no_memory():
     products.prefers_onednn.cache_clear()
-    weight, x = torch.randn(1024, 256), torch.randn(4, 256)
-    try:
-        assert torch.equal(products.Product(weight)(x), F.linear(x, weight))
-        assert torch.equal(products.linear(x.repeat(16, 1), weight), F.linear(x.repeat(16, 1), weight))
-    finally:
-        products.prefers_onednn.cache_clear()
+    yield
+    products.prefers_onednn.cache_clear()
+
+
+ZEN5 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": True}
+
+
+@torch.no_grad()
+def test_without_onednn_products_are_torchs(monkeypatch, no_memory):
+    monkeypatch.setattr(products, "has_onednn", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ZEN5, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(products, "by_onednn", None)
+    weight, x = torch.randn(1024, 256), torch.randn(64, 256)
+    assert torch.equal(products.Product(weight)(x), F.linear(x, weight))
+    assert torch.equal(products.linear(x, weight), F.linear(x, weight))
 
 
 @pytest.mark.parametrize(
-    ("name", "capability", "expected"),
-    [("AMD EPYC", "AVX512", True), ("AMD Ryzen 7", "AVX2", False), ("Intel(R) Xeon(R)", "AVX512", False), (None, "AVX512", False)],
-)  # fmt: skip
-def test_which_processors_prefer_onednn(name, capability, expected, monkeypatch):
-    describe = {"get_capabilities": lambda: {"cpu_name": name}} if name else {}
+    ("known", "capability", "expected"),
+    [
+        (ZEN5, "AVX512", True),
+        (ZEN5, "AVX2", False),  # ATEN_CPU_CAPABILITY
+        (ZEN5 | {"avx512_vp2intersect": False}, "AVX512", False),  # Zen 4
+        (ZEN5 | {"cpu_name": "Intel(R) Core(TM) i7-1165G7"}, "AVX512", False),  # which has the instruction too
+        ({}, "AVX512", False),
+        (None, "AVX512", False),  # an older torch
+    ],
+)
+def test_which_processors_prefer_onednn(known, capability, expected, monkeypatch, no_memory):
+    describe = {} if known is None else {"get_capabilities": lambda: known}
     monkeypatch.setattr(products.torch, "cpu", type("cpu", (), {k: staticmethod(v) for k, v in describe.items()}))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(products, "has_onednn", lambda: True)
-    products.prefers_onednn.cache_clear()
     assert products.prefers_onednn() == expected
-    products.prefers_onednn.cache_clear()

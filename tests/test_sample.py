@@ -15,6 +15,7 @@ import model
 import policies
 import rl
 import sample
+import temperature_head
 import token_policy
 from temperature_head import TemperatureHead
 
@@ -343,6 +344,46 @@ def test_two_levels_draw_as_one_would(vocabulary, size, monkeypatch):
     torch.testing.assert_close(log_probs, expected.log()[tokens], rtol=1e-4, atol=1e-4)
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     torch.testing.assert_close(entropies, entropy.expand(draws), rtol=1e-4, atol=1e-4)
+
+
+class Warming:
+    """A fixed temperature at some steps, the head at the others."""
+
+    tau_initial = 1.0
+
+    def __init__(self, head, fixed_at):
+        self.head, self.fixed_at, self.seen = head, fixed_at, []
+
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None):
+        policy = baselines.Fixed(0.8) if self.fixed_at(step) else self.head
+        self.seen.append(policy.act(hidden, tau_previous, logits=logits, step=step, generator=generator))
+        return self.seen[-1]
+
+
+@pytest.mark.parametrize("fixed_at", [lambda step: step < 3, lambda step: step >= 3, lambda step: step % 2 == 0])
+def test_a_policy_may_draw_at_some_steps_only(fixed_at, transformer, head):
+    policy = Warming(head, fixed_at)
+    rollout = draw(transformer, policy, eos=set())
+    for step, action in enumerate(policy.seen):
+        columns = rollout.prompt_lengths + step
+        got = rollout.temperature_log_probs.gather(1, columns[:, None])[:, 0]
+        torch.testing.assert_close(got, action.log_prob)
+        assert bool(got.any()) is not fixed_at(step)
+
+
+class Halved(temperature_head.Action):
+    """As it were of another density."""
+
+    @property
+    def log_prob(self):
+        return super().log_prob / 2
+
+
+def test_an_action_may_have_a_density_of_its_own(transformer, head, monkeypatch):
+    expected = draw(transformer, head).temperature_log_probs / 2
+    act = head.act
+    monkeypatch.setattr(head, "act", lambda *given, **named: Halved(*act(*given, **named)))
+    torch.testing.assert_close(draw(transformer, head).temperature_log_probs, expected)
 
 
 @pytest.mark.parametrize("vocabulary", [30, 3000])
