@@ -11,6 +11,7 @@ cancels in every ratio.  The paper does not give eps, the range of tau or the in
 Any other temperature policy (baselines.py) has the same `act` and the same `Action`.  This file imports nothing local.
 """
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -92,7 +93,8 @@ class TemperatureHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden (..., d_model) -> the gate's logit u_c and the Beta's parameters a, b, each (...), in float32."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        kind = hidden.device.type  # to leave autocast takes as long as the products of a step, so only where it is on
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext():
             u = self.w2(F.relu(self.w1(hidden.detach().float())))
         gate, alpha, beta = u.unbind(-1)
         return gate, F.softplus(alpha) + self.eps, F.softplus(beta) + self.eps

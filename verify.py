@@ -2,7 +2,7 @@ r"""Is this answer right? The verifier behind every reward: extract -> normalise
 
 RL pays whatever the verifier pays, so a wrong verdict is a wrong gradient. Four stages, each usable alone:
 
-1. `extract_answer` finds the final answer in a model's text: the last \boxed, else "####", else "the answer is ...".
+1. `extract_answer` (extract.py) finds the final answer in a model's text: the last \boxed, else "####", else "the answer is ...".
 2. `normalise` (spelling.py) rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=, no units.
 3. `parse` (grammar.py) reads the result into a tree of nested tuples, such as ("+", one, x). Text is never evaluated.
 4. `compare` decides by shape (list, interval, equation, matrix, ...), and what is left by value (values.py).
@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NoReturn
 
+from extract import bare, extract_answer
 from grammar import (
     INFINITY,
     MAX_LENGTH,
@@ -50,110 +50,7 @@ from values import check_time, local, proportional, same_value, walk
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 
 
-# 1. Extract: the final answer in a model's text.
-BRACE = re.compile(r"(?s)\\.|[{}]")
-BARE_TOKEN = re.compile(r"\s*([-\w.]*\w)")
-BETWEEN = re.compile(r"(?:\\text\s*\{\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],; ]|[\s$,;]|and|or)*")
-MATH = re.compile(  # a formula: $$..$$, $..$, \(..\), \[..\]; \\[ is a new line, not a formula
-    r"""\$\$ [^$]+ \$\$ | (?<!\\)\$ (?:[^$\\]|\\.)+ \$
-    | (?<!\\)\\\( (?:[^\\]|\\[^()])+ \\\) | (?<!\\)\\\[ (?:[^\\]|\\[^\[\]])+ \\\]""",
-    re.DOTALL | re.VERBOSE,
-)
-CUE = re.compile(r"(?i)\banswers?\b[\s*]*(?:is|are|be|:|=)|\banswer\b[^.\n$]{0,80}?\bis\b")
-COPULA = re.compile(r"(?i)\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have)\b|[=:]")
-SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n|<\||I hope")
-MARKUP = " \t\r\n*:=_`"
-LONGEST = 10 * MAX_LENGTH  # what is looked at of a text without a box, or of its boxes: a bound keeps long texts cheap
-
-
-def extract_answer(text: str) -> str | None:
-    r"""The final answer in a model's output, None where there is none. The last \boxed counts, even an empty one.
-
-    >>> extract_answer(r"First \boxed{3}. No: $\boxed{\frac{1}{2}}$."), extract_answer(r"It is 5. \boxed{}")
-    ('\\frac{1}{2}', None)
-    >>> extract_answer("so 6 * 7 = 42 eggs.\n#### 42"), extract_answer("The answer is $x^2$. I hope it is correct.")
-    ('42', '$x^2$')
-    """
-    if not isinstance(text, str):
-        return None
-    answer = last_boxes(text)
-    if answer is None:
-        answer = unboxed(text)
-    return answer.strip() or None
-
-
-def last_boxes(text: str) -> str | None:
-    r"""What the last \boxed holds; None: there is no box. Boxes with only "and" or a comma between are one answer."""
-    answers, end = [], len(text)
-    boxes = {name: text.rfind(name) for name in ("\\boxed", "\\fbox")}
-    first = max(0, max(boxes.values()) - LONGEST)
-    while len(answers) < 20 and (start := max(boxes.values())) >= first:
-        name = max(boxes, key=boxes.get)
-        content, stop = braced(text, start + len(name), end)
-        gap = text[stop:end] if end - stop < 80 else "too far apart"
-        if answers and not (content and re.search("[,;]|and|or|quad", gap) and BETWEEN.fullmatch(gap)):
-            break
-        answers.insert(0, content)
-        end = start
-        boxes[name] = text.rfind(name, first, end)
-    return ", ".join(answers) if answers else None
-
-
-def braced(text: str, start: int, end: int) -> tuple[str, int]:
-    """The content of the brace group at start (to the line's last, if one is missing) or the token, and its end."""
-    end = min(end, start + LONGEST)
-    token = BARE_TOKEN.match(text, start, end)
-    if token:
-        return token[1], token.end()
-    depth = 0
-    for match in BRACE.finditer(text, start, end):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return text[start : match.end()].strip()[1:-1], match.end()
-    line_end = text.find("\n", start, end)
-    last = text.rfind("}", start, line_end if line_end >= 0 else end) + 1 or start
-    return text[start:last].strip()[1:-1], last
-
-
-def unboxed(text: str) -> str:
-    """The answer after "####" or "the answer is", else the last formula, else "... is 5", else the text if short."""
-    text = text[-LONGEST:]  # an answer stands at the end
-    if "####" in text:
-        return text.rpartition("####")[2].strip(MARKUP).partition("\n")[0].strip(MARKUP)
-    cues = list(CUE.finditer(text))
-    text = text[cues[-1].end() :][:MAX_LENGTH].lstrip(MARKUP) if cues else text
-    formulas, end = list(MATH.finditer(text)), 0
-    if cues:
-        for formula in formulas:  # those at the start, as far as only "and" or a comma is between them
-            end = formula.end() if BETWEEN.fullmatch(text, end, formula.start()) else end
-        text = text[:end] or SENTENCE_END.split(text)[0].strip(MARKUP)
-    if end or not is_prose(text):
-        return text if len(text) < MAX_LENGTH else ""
-    if formulas and not cues:
-        return formulas[-1][0]
-    text = text.strip(MARKUP).rpartition("\n")[2].rstrip(".*` \r")
-    said = list(COPULA.finditer(text))
-    return text[said[-1].end() :].strip(MARKUP) if said else text if cues else ""
-
-
-def is_prose(text: str) -> bool:
-    """True for running words, outside of formulas, rather than an answer with its unit."""
-    found = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", MATH.sub(" ", text[-MAX_LENGTH:]))
-    return sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
-
-
-def bare(text: str) -> str:
-    """An answer without the box or the sentence around it; "" for what is no answer."""
-    if not isinstance(text, str) or "\0" in text:
-        return ""
-    if "\\boxed" in text or "\\fbox" in text:
-        text = last_boxes(text)
-    elif ("$" in text or "\\(" in text) and is_prose(text):
-        text = unboxed(text)
-    return text.strip()
-
-
-# 4. Compare: the shapes around the expressions, then the values of these. (2: spelling.py, 3: grammar.py.)
+# Compare: the shapes around the expressions, then the values of these.
 SETS = {",", "{}", "\\cup"}
 SHAPES = {"()", "[]", "(]", "[)", "\\cap", "\\setminus", ":", "row", "rows"}
 
@@ -291,7 +188,7 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
         local.end()
 
 
-# 5. The interface.
+# The interface.
 def is_equivalent(prediction: str, gold: str) -> bool:
     r"""True if two bare answers, which may carry $..$ or \boxed{}, mean the same. Never raises.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import extract
 import grammar
 import spelling
 import values
@@ -345,7 +346,7 @@ def test_every_gold_answer_equals_itself():
     assert len(golds) > 5000 and not failed
 
 
-@pytest.mark.parametrize("lesson", [verify, spelling, grammar, values])
+@pytest.mark.parametrize("lesson", [verify, extract, spelling, grammar, values])
 def test_examples_in_the_documentation(lesson):
     outcome = doctest.testmod(lesson)
     assert outcome.attempted and outcome.failed == 0
