@@ -165,7 +165,8 @@ def scaling(shape: str, device: str, repeats: int, cases: list) -> list[dict]:
 def head_overhead(shape: str, device: str, repeats: int, batch: int = 64) -> list[dict]:
     """What the head adds to a decode step: rollouts with it and with a fixed temperature, in turn.
 
-    (Called again and again by itself the head takes half of that: between the layers of a step its code and weights leave the caches.)"""
+    (Called again and again by itself it takes a third of that on a CPU: in the loop its code and weights leave the caches
+    between two steps.)"""
     transformer, length, new = make(shape, device), 32, 32
     head, fixed, generator = head_for(transformer), baselines.Fixed(1.0), torch.Generator(device).manual_seed(0)
     prompts = prompts_of(batch // 8, length, transformer.config.vocab_size)

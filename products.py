@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Shapes whose code is kept, by oneDNN and by torch; of the thousand that they would keep memory grows by a GiB.
+# Shapes whose code is kept, by oneDNN and by torch: the thousand that they would keep take a GB.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
 
