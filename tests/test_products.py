@@ -148,11 +148,12 @@ def test_a_bias_may_lie_anywhere(calls):
 def test_gradients_of_gradients(shape, calls):
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(5, 8, requires_grad=True)
 
-    def second(product):
-        (first,) = torch.autograd.grad((product(x, weight) ** 2).sum(), x, create_graph=True)
-        return torch.autograd.grad((first**2).sum(), weight)[0]
+    def second(product, one, other):
+        (first,) = torch.autograd.grad((product(x, weight) ** 2).sum(), one, create_graph=True)
+        return torch.autograd.grad((first**2).sum(), other)[0]
 
-    torch.testing.assert_close(second(products.linear), second(F.linear), rtol=1e-4, atol=1e-4)
+    for pair in ((x, weight), (weight, x)):
+        torch.testing.assert_close(second(products.linear, *pair), second(F.linear, *pair), rtol=1e-4, atol=1e-4)
     assert calls
 
 
@@ -179,7 +180,7 @@ def test_many_shapes_do_not_fill_the_memory():
 
 
 @pytest.fixture
-def no_memory():
+def asked_anew():
     products.prefers_onednn.cache_clear()
     yield
     products.prefers_onednn.cache_clear()
@@ -189,7 +190,7 @@ ZEN5 = {"cpu_name": "AMD EPYC", "avx512_vp2intersect": True}
 
 
 @torch.no_grad()
-def test_without_onednn_products_are_torchs(monkeypatch, no_memory):
+def test_without_onednn_products_are_torchs(monkeypatch, asked_anew):
     monkeypatch.setattr(products, "has_onednn", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ZEN5, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -200,20 +201,21 @@ def test_without_onednn_products_are_torchs(monkeypatch, no_memory):
 
 
 @pytest.mark.parametrize(
-    ("known", "capability", "expected"),
+    ("known", "capability", "mkl", "expected"),
     [
-        (ZEN5, "AVX512", True),
-        (ZEN5, "AVX2", False),  # ATEN_CPU_CAPABILITY
-        (ZEN5 | {"avx512_vp2intersect": False}, "AVX512", False),  # Zen 4
-        (ZEN5 | {"cpu_name": "Intel(R) Core(TM) i7-1165G7"}, "AVX512", False),  # which has the instruction too
-        ({}, "AVX512", False),
-        (None, "AVX512", False),  # an older torch
+        (ZEN5, "AVX512", True, True),
+        (ZEN5, "AVX512", False, False),  # what torch takes instead is not known
+        (ZEN5, "AVX2", True, False),  # ATEN_CPU_CAPABILITY
+        (ZEN5 | {"avx512_vp2intersect": False}, "AVX512", True, False),  # Zen 4
+        (ZEN5 | {"cpu_name": "Intel(R) Core(TM) i7-1165G7"}, "AVX512", True, False),  # which has the instruction too
+        ({}, "AVX512", True, False),
+        (None, "AVX512", True, False),  # an older torch
     ],
 )
-def test_which_processors_prefer_onednn(known, capability, expected, monkeypatch, no_memory):
+def test_which_processors_prefer_onednn(known, capability, mkl, expected, monkeypatch, asked_anew):
     describe = {} if known is None else {"get_capabilities": lambda: known}
     monkeypatch.setattr(products.torch, "cpu", type("cpu", (), {k: staticmethod(v) for k, v in describe.items()}))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     monkeypatch.setattr(products, "has_onednn", lambda: True)
     assert products.prefers_onednn() == expected

@@ -570,9 +570,11 @@ def test_the_token_step_unembeds_in_chunks(monkeypatch):
     assert max(sizes) == 50 == max(of_reference) and sum(sizes) == pulling == sum(of_reference), "once each"
 
 
+@pytest.mark.parametrize("rounded_up", [False, True])
 @pytest.mark.parametrize("samples, shared", [(1, False), (8, True)])
-def test_prompts_are_read_once_where_that_is_worth_it_and_nothing_changes(samples, shared):
+def test_prompts_are_read_once_where_that_is_worth_it_and_nothing_changes(samples, shared, rounded_up, monkeypatch):
     """Prompts that are the same, prefixes of each other, or apart; completions of one token, and cut ones."""
+    monkeypatch.setattr(attention, "prefers_onednn", lambda: rounded_up)
     transformer = tiny_transformer()
     prompts = [[7, 1, 2, 4], [7, 1, 2, 4, 6], [7, 1, 2, 4], [9, 9, 9]]
     generator = torch.Generator().manual_seed(0)
@@ -585,6 +587,7 @@ def test_prompts_are_read_once_where_that_is_worth_it_and_nothing_changes(sample
         states = transformer(packed.tokens, packed=packed)[0][packed.drawing]
         torch.testing.assert_close(states, plain[wanted[mask]], rtol=1e-4, atol=1e-5)
     assert packed.tokens.shape[1] - packed.short <= 4 + 5 + 3 + int(mask.sum())
+    assert packed.tokens.shape[1] % 64 == 0 if rounded_up else packed.short == 0
     if shared:
         states = rl.drawing_states(transformer, rollout)
         weight = torch.randn(states.shape, generator=generator)
