@@ -86,7 +86,8 @@ def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
         return logits.new_full((len(logits),), math.inf)
     if logits.device.type != "cpu" or vocabulary <= 2 * among:
         among = vocabulary
-    likeliest, order = logits.topk(among)  # (B, among), from the largest down
+    # (B, among), from the largest down
+    likeliest, order = logits.topk(among) if among < vocabulary else logits.sort(descending=True)
     p = logits.softmax(-1).gather(-1, order)
     stays = p.cumsum(-1) - p < top_p  # what is likelier is not enough: the likeliest stays, whatever top_p is
     count = stays.sum(-1, keepdim=True).clamp_min(1)  # of logits that are no numbers none would
