@@ -10,12 +10,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import checkpoint
-import distributed
 import model
 import policies
 import rl
 import tasks
+from engine import distributed
+from trainer import checkpoint
 
 
 def option(default, meaning: str):
@@ -29,7 +29,7 @@ class Config:
 
     preset: str = option("modular", "a set of other defaults: qwen3-0.6b-gsm8k, qwen3-1.7b-math, qwen3-4b-math; without it --task chooses")
     # what is trained, on what
-    model: str = option("base_model_modular", "folder in Hugging Face format, or hub id, or id@revision")
+    model: str = option("models/modular", "folder in Hugging Face format, or hub id, or id@revision")
     policy: str = option("own", "own: the learned head; sequence, tampo: other learned ones; 0.7, ead, edt: rules; +min_p=0.1 behind it cuts")
     task: str = option("modular", "modular, countdown, countdown:4, gsm8k, math, or a .jsonl file with problem and answer")
     eval_task: str = option("", "held-out problems, as --task; none: a generated task's test split, or some of the file set aside")
@@ -91,7 +91,7 @@ PRESETS: dict[str, dict] = {
     "modular": {},
     # Fast tokens: accuracy grows five times in two minutes, and the temperature is left with little to do.
     "countdown": dict(
-        task="countdown", model="base_model", steps=200, prompts_per_step=16, token_lr=2e-4, tau_min=0.1
+        task="countdown", model="models/countdown", steps=200, prompts_per_step=16, token_lr=2e-4, tau_min=0.1
     ),
     "problems": REAL,  # anybody's: of a file or a data set
     "qwen3-0.6b-gsm8k": MATHS

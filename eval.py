@@ -32,7 +32,7 @@ import policies
 import sample
 import tasks
 import tokenizer
-import weights
+from files import weights
 
 
 @dataclass
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Avg@k, Pass@k and greedy accuracy of a model, by temperature policy.")
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     parser.add_argument(
-        "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
+        "--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision"
     )
     parser.add_argument(
         "--benchmark",

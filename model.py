@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-import weights
-from attention import Cache, Packed, causal
-from products import Linear, linear
+from engine.attention import Cache, Packed, causal
+from engine.products import Linear, linear
+from files import weights
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import temperature_head
-import weights
 from baselines import EAD, EDT, TAMPO, Fixed, Mixture, SequenceHead
+from files import weights
 from temperature_head import Action, TemperatureHead
 from token_policy import GONE, beyond, rows_in_cache
 

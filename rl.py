@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-import distributed
-import faults
-from attention import Packed
-from micro_batches import micro_batches, prompts_are_worth_sharing
+from engine import distributed
+from engine.attention import Packed
+from engine.micro_batches import micro_batches, prompts_are_worth_sharing
 from sample import Rollout
 from temperature_head import Action
 from token_policy import token_policy
+from trainer import faults
 
 LOGITS = {"cpu": 2**23, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
 

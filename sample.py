@@ -23,9 +23,9 @@ import model
 import policies
 import tasks
 import tokenizer
-import weights
-from attention import Cache
-from decoder import Decoder, Graph, can_capture, fused
+from engine.attention import Cache
+from engine.decoder import Decoder, Graph, can_capture, fused
+from files import weights
 from temperature_head import Action, TemperatureHead
 from token_policy import sample_token
 
@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
     parser.add_argument(
-        "--model", default="base_model_modular", help="a run's or Hugging Face folder, hub id or id@revision"
+        "--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision"
     )
     parser.add_argument("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
     parser.add_argument("--policy", default="", help="own, greedy, 0.7, ead, edt; none: that of the run, or 1")

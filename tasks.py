@@ -18,12 +18,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import modular
 import verify
+from problems import modular
 
 GENERATED = ("countdown", "modular")
 # The model that comes along for a task.
-EMBEDDED = {"modular": "base_model_modular", "countdown:3": "base_model", "countdown": "base_model"}
+EMBEDDED = {"modular": "models/modular", "countdown:3": "models/countdown", "countdown": "models/countdown"}
 SPLITS = {"test": range(0, 25), "tuning": range(25, 37), "train": range(37, 100)}  # percent of all problems
 
 

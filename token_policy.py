@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decoder import fused
+from engine.decoder import fused
 
 GONE = -1e9  # the logit of a token that cannot be drawn
 BLOCK = 128  # tokens of a large vocabulary that are drawn from as one, and then among

@@ -35,8 +35,8 @@ from pathlib import Path
 import regex  # comes with tiktoken: Python's own `re` does not know \p{L}
 import tiktoken
 
-import weights
-from tokenizer_file import (
+from files import weights
+from files.tokenizer_file import (
     BYTE_OF,
     begin_of_text,
     check_added,

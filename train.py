@@ -31,12 +31,8 @@ import torch
 from tqdm import tqdm
 
 import baselines
-import checkpoint
 import config
-import distributed
 import eval as evaluation
-import faults
-import log
 import model
 import policies
 import rl
@@ -44,7 +40,10 @@ import sample
 import tasks
 import temperature_head
 import tokenizer
-import weights
+from display import log
+from engine import distributed
+from files import weights
+from trainer import checkpoint, faults
 
 
 def train(c: config.Config, parts: "Parts") -> None:

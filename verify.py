@@ -33,8 +33,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NoReturn
 
-from extract import bare, extract_answer
-from grammar import (
+from answers.extract import bare, extract_answer
+from answers.grammar import (
     INFINITY,
     MAX_LENGTH,
     RELATIONS,
@@ -44,8 +44,8 @@ from grammar import (
     negative,
     parse,
 )
-from spelling import PLAIN, normalise, words
-from values import check_time, local, proportional, same_value, walk
+from answers.spelling import PLAIN, normalise, words
+from answers.values import check_time, local, proportional, same_value, walk
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 

@@ -181,9 +181,8 @@ def pretend() -> None:
     safetensors.safe_open = lambda file, framework, device="cpu": Opened(opened(file, framework), device)
     torch.Generator, torch.inference_mode, torch.mm, torch.bmm = Generator, no_grad, wide(torch.mm), wide(torch.bmm)
     F.linear, F.scaled_dot_product_attention = as_autocast_has_it(F.linear), as_autocast_has_it(attention)
-    import attention
-    import decoder
     import token_policy
+    from engine import attention, decoder
     from temperature_head import TemperatureHead
 
     attention.step_kernel = lambda device: None  # kernels are for who has a device

@@ -23,13 +23,13 @@ import torch
 import torch.utils.tensorboard  # noqa: F401
 from test_checkpoint import assert_same_run, lottery, words, write_base
 
-import checkpoint
-import log
 import model
 import rl
 import sample
 import tasks
 import train
+from display import log
+from trainer import checkpoint
 
 PHASES = {1: "rollout", 2: "update", 3: "save"}
 TIMES = {1: 24, 2: 48, 3: 12}  # how often a run of 24 steps that saves every second one enters each, at least

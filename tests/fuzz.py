@@ -25,12 +25,12 @@ from test_checkpoint import write_base
 
 import config
 import eval as evaluation
-import log
 import model
 import plot
 import sample
 import train
 import verify
+from display import log
 
 COMMANDS = {"train.py": train, "eval.py": evaluation, "sample.py": sample, "plot.py": plot, "verify.py": verify}
 SECONDS = 60

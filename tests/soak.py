@@ -21,9 +21,9 @@ sys.path[:0] = [str(HERE.parent)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve each other
 import numpy as np
 
-import checkpoint
-import log
 import train
+from display import log
+from trainer import checkpoint
 
 
 def resident_mebibytes() -> float:
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and the cost of saving, over a long run.")
     parser.add_argument("--steps", type=int, default=500, help="training steps")
     arguments = parser.parse_args()
-    base = str(HERE.parent / "base_model")
+    base = str(HERE.parent / "models/countdown")
     flags = ["--steps", str(arguments.steps), "--device", "cpu", "--task", "countdown", "--model", base]
     if arguments.steps < 50:
         flags += [

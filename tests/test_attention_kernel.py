@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import decoder
 import model
+from engine import decoder
 
 ROOT = Path(__file__).resolve().parent.parent
 # Prompts, samples, heads, kv heads, d_head, longest prompt, room for new tokens, columns written, samples in a program, and what
@@ -84,8 +84,8 @@ def one_step(
 
 def whole_rollouts(attend) -> None:
     """Rows that end at every step, and are packed: with the kernel the same tokens as without."""
-    import attention
     import sample
+    from engine import attention
     from temperature_head import TemperatureHead
 
     torch.manual_seed(2)
@@ -108,7 +108,7 @@ def whole_rollouts(attend) -> None:
 
 
 def worker() -> None:
-    import attention_kernel
+    from engine import attention_kernel
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -128,7 +128,7 @@ def test_it_fits_the_shared_memory_of_a_small_card(dtype, d_head):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    import attention_kernel
+    from engine import attention_kernel
 
     assert doctest.testmod(attention_kernel) == (0, 1)
     block, stages, warps = attention_kernel.tile({"bf16": 2, "fp32": 4}[dtype] * d_head)
@@ -161,7 +161,7 @@ def test_the_kernel_reads_what_each_row_reads_alone():
 
 
 def test_where_kernels_cannot_be_built_it_is_said_once(monkeypatch, capsys):
-    import attention
+    from engine import attention
 
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)

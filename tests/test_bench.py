@@ -8,17 +8,17 @@ import pytest
 import torch
 from conftest import ROOT
 
-import bench_steps
+from bench import steps as bench_steps
 
 
 def run(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "bench.py", *flags], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "bench", *flags], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_every_table_is_made_and_written(tmp_path):
-    done = run("--quick", "--out", str(tmp_path / "bench.json"))
+    done = run("--quick", "--out", str(tmp_path / "bench.report.json"))
     assert done.returncode == 0, done.stderr
-    tables = json.loads((tmp_path / "bench.json").read_text())["tables"]
+    tables = json.loads((tmp_path / "bench.report.json").read_text())["tables"]
     assert [row["case"] for row in tables["Rollouts"]] == ["groups of 8", "ragged", "no groups"]
     assert all(row["ours tokens/s"] > 0 and row["times generate"] > 0 for row in tables["Rollouts"])
     (step,) = tables["Training step"]

@@ -15,9 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import baselines
-import checkpoint
 import config
-import log
 import model
 import policies
 import rl
@@ -25,6 +23,8 @@ import tasks
 import temperature_head
 import tokenizer
 import train
+from display import log
+from trainer import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "temperature_head.safetensors")
@@ -326,7 +326,7 @@ def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_p
 
 def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
     run = shutil.copytree(unbroken, tmp_path / "run")
-    shown = ("after.json", "table.md", "report.html", "run.png", "heat_map.png")
+    shown = ("after.json", "table.md", "display.report.html", "run.png", "heat_map.png")
     for name in shown:
         (run / name).touch()
     monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))
@@ -403,7 +403,7 @@ def test_evaluations_on_the_way_are_spread_over_all_held_out_problems(base, tmp_
 
 def test_the_longest_completion_is_enough_for_training_and_for_held_out_problems(tmp_path):
     words = ["--task", "countdown", "--eval-task", "countdown:4", "--out", str(tmp_path / "run"), "--device", "cpu"]
-    if not Path("base_model").is_dir():
+    if not Path("models/countdown").is_dir():
         pytest.skip("needs the shipped model")
     four = tasks.completion_length(tasks.load("countdown:4", "test", 1)[0])
     assert four > tasks.completion_length(tasks.load("countdown", "test", 1)[0])

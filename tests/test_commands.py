@@ -17,17 +17,17 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-import checkpoint
 import config
 import eval as evaluation
 import model
 import plot
-import pretrain
 import rl
 import sample
 import tasks
 import tokenizer
 import train
+from models import pretrain
+from trainer import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"train.py": train, "eval.py": evaluation, "sample.py": sample, "plot.py": plot, "pretrain.py": pretrain}
@@ -129,7 +129,7 @@ def test_a_run_leaves_all_its_files(trained):
     assert files >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "temperature_head.safetensors",
         "metrics.jsonl", "samples.jsonl", "trainer_state.pt", "run.json", "before.json", "after.json", "table.md",
-        "run.png", "heat_map.png", "report.html", "checkpoints", "tensorboard",
+        "run.png", "heat_map.png", "display.report.html", "checkpoints", "tensorboard",
     }  # fmt: skip
     assert (run / "run.png").read_bytes().startswith(b"\x89PNG") and (run / "run.png").stat().st_size > 5_000
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -155,7 +155,7 @@ def test_a_run_logs_every_step(trained):
 def test_a_run_ends_with_a_table_of_before_and_after(trained):
     run, printed = trained
     table = (run / "table.md").read_text().strip()
-    assert table in printed and "run.png" in printed and "heat_map.png" in printed and "report.html" in printed
+    assert table in printed and "run.png" in printed and "heat_map.png" in printed and "display.report.html" in printed
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert rows == [f"{when}, {policy}" for when in ("before", "after") for policy in ("own", "1.0", "greedy")]
     for when in ("before", "after"):
@@ -175,7 +175,7 @@ def test_a_run_shows_completions_with_their_temperatures(trained):
         assert len(columns) == 9 and {len(column) for column in columns} == {len(row["pieces"])} != {0}
     first = of_training[0]
     assert f"step 0  wrong  {first['problem']}" in printed and f"[{first['taus'][0]:.2f}]" in printed
-    page = (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "display.report.html").read_text(encoding="utf-8")
     assert page.count('class="token"') == sum(len(row["pieces"]) for row in rows)
     assert "\x1b" not in printed, "no colours where there is no terminal"
 
@@ -196,8 +196,8 @@ def test_the_folder_of_a_run_loads_in_transformers(trained, base):
 @pytest.mark.parametrize("policy", ["own+min_p=0.1", "2+top_p=0.8"])
 def test_tokens_learn_under_a_cut(policy, tmp_path, here):
     """Both sides move, each ratio is 1 when it is first asked, and what follows asks the run under the same cut."""
-    if not (ROOT / "base_model").is_dir():
-        pytest.skip("base_model/ is not here")
+    if not (ROOT / "models/countdown").is_dir():
+        pytest.skip("models/countdown/ is not here")
     run, flags = tmp_path / "run", dict(task="countdown", policy=policy, steps=2, final_problems=8, prompts_per_step=8)
     code, _, error = here("train.py", out=run, device="cpu", **flags)
     assert code == 0, error
@@ -205,7 +205,7 @@ def test_tokens_learn_under_a_cut(policy, tmp_path, here):
     for row in rows:
         assert row["token/gradient_norm"] > 0 and abs(row["token/kl"]) < 1e-6 and row["token/clipped"] == 0
         assert policy[0] == "2" or row["temperature/gradient_norm"] > 0
-    before = load_file(ROOT / "base_model" / "model.safetensors")
+    before = load_file(ROOT / "models/countdown" / "model.safetensors")
     assert any(not torch.equal(before[name], after) for name, after in load_file(run / "model.safetensors").items())
     words = ["--model", run, "--benchmark", "countdown", "--problems", "4", "--samples", "2"]
     assert f"| countdown, {policy} |" in here("eval.py", *words)[1]
@@ -259,7 +259,7 @@ def test_ctrl_c_in_the_first_evaluation_is_no_traceback(base, tmp_path, here, mo
     assert code
 
 
-@pytest.mark.parametrize("task, base", [("countdown", "base_model"), ("modular", "base_model_modular")])
+@pytest.mark.parametrize("task, base", [("countdown", "models/countdown"), ("modular", "models/modular")])
 def test_the_shipped_models_run(task, base, tmp_path):
     """`python train.py` as it is, but for its length; and the same of Countdown."""
     if not (ROOT / base).is_dir():
@@ -351,7 +351,7 @@ def test_sample_colours_tokens_on_a_terminal(trained, here, monkeypatch):
 
 def test_plot_draws_a_run_again(trained, tmp_path, here):
     run = shutil.copytree(trained[0], tmp_path / "run")
-    drawn = [(run / name) for name in ("run.png", "heat_map.png", "report.html")]
+    drawn = [(run / name) for name in ("run.png", "heat_map.png", "display.report.html")]
     for file in drawn:
         file.unlink()
     code, printed, error = here("plot.py", run)
@@ -371,10 +371,10 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
         == 0
     )
     code, printed, error = here("plot.py", run, frontier=points)
-    assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
+    assert code == 0 and "countdown, 0.3" in (run / "display.report.html").read_text(encoding="utf-8"), error
     shutil.copy(points, tmp_path / "others.json")
     code, printed, error = here("plot.py", run, "--frontier", points, tmp_path / "others.json")
-    page = (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "display.report.html").read_text(encoding="utf-8")
     assert code == 0 and "points, countdown, 0.3" in page and "others, countdown, 0.3" in page, error
 
 
@@ -585,7 +585,7 @@ def test_a_run_is_evaluated_on_its_own_held_out_problems(trained, base, here, tm
     (run / "held_out.jsonl").write_text('{"problem": "1+1=", "answer": "2"}\n')
     (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl"}))
     assert "| held_out, 0.7 |" in here("eval.py", model=run, **short)[1], "what train.py has set aside of its file"
-    for folder, task in (("base_model", "countdown"), ("base_model_modular", "modular")):
+    for folder, task in (("models/countdown", "countdown"), ("models/modular", "modular")):
         assert f"| {task}, 0.7 |" in here("eval.py", model=ROOT / folder, **short)[1]
 
 
@@ -756,8 +756,8 @@ def test_every_flag_has_a_meaning():
     pytest.fail("a flag without a help line")
 
 
-@pytest.mark.skipif(not (ROOT / "base_model").is_dir(), reason="needs the shipped model")
+@pytest.mark.skipif(not (ROOT / "models/countdown").is_dir(), reason="needs the shipped model")
 def test_sampling_stops_at_the_end_of_the_context_by_default(here):
     """As the README calls it: the small model's context is shorter than the default length."""
-    code, printed, error = here("sample.py", model=ROOT / "base_model", prompt="3,5,7=22:")
+    code, printed, error = here("sample.py", model=ROOT / "models/countdown", prompt="3,5,7=22:")
     assert code == 0 and "tokens, mean temperature" in printed, error

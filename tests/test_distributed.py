@@ -17,14 +17,14 @@ from test_checkpoint import metrics_of, state_file, words
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import checkpoint
 import config
-import distributed
 import model
 import policies
 import rl
 import sample
 import temperature_head
+from engine import distributed
+from trainer import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {

@@ -17,13 +17,12 @@ import test_checkpoint
 import torch
 from test_checkpoint import go, metrics_of, state_file, words
 
-import checkpoint
 import config
-import faults
 import model
 import rl
 import tasks
 import train
+from trainer import checkpoint, faults
 
 ROOT = Path(__file__).resolve().parent.parent
 base, in_process = test_checkpoint.base, test_checkpoint.in_process  # fixtures

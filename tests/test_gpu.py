@@ -8,17 +8,16 @@ import torch
 from test_attention_kernel import SHAPES, one_step
 from torch._dynamo.utils import counters
 
-import attention
-import decoder
-import faults
 import model
 import policies
 import rl
 import sample
 import token_policy
-import trials
 from baselines import Fixed
+from engine import attention, decoder
+from study import trials
 from temperature_head import Action, TemperatureHead, decide
+from trainer import faults
 
 pytestmark = [
     pytest.mark.gpu,

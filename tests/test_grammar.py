@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-import grammar
-from grammar import Undecided, parse, tokenise
-from spelling import normalise, words
+from answers import grammar
+from answers.grammar import Undecided, parse, tokenise
+from answers.spelling import normalise, words
 
 
 def test_normalise_is_idempotent_on_its_own_output():

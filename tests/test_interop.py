@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 
 import baselines
-import checkpoint
 import model
 import rl
 import sample
 import tasks
 import temperature_head
 import tokenizer
+from trainer import checkpoint
 
 transformers = pytest.importorskip("transformers", reason="what is tested here is how transformers reads a run")
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,7 +194,7 @@ def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("--model base_model --prompt 1", "base_model/temperature_head.safetensors: missing"),
+        ("--model models/countdown --prompt 1", "models/countdown/temperature_head.safetensors: missing"),
         ("--model CUT --prompt 1", "CUT"),
         ("--model SEQUENCE --prompt 1", "not a temperature policy that this version has written"),
         ("--model LIKELY --prompt 1", "learned where unlikely tokens are cut away"),

@@ -11,12 +11,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import decoder
 import model
-import products
-import weights
-from attention import Cache
-from decoder import Decoder
+from engine import decoder, products
+from engine.attention import Cache
+from engine.decoder import Decoder
+from files import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, max_position_embeddings=128)
@@ -274,16 +273,16 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
         model.load(tmp_path)
 
 
-@pytest.mark.skipif(not (ROOT / "base_model").is_dir(), reason="needs the shipped model")
+@pytest.mark.skipif(not (ROOT / "models/countdown").is_dir(), reason="needs the shipped model")
 def test_the_models_that_come_along_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert weights.find_folder("base_model") == ROOT / "base_model"
-    (tmp_path / "base_model").mkdir()
-    assert weights.find_folder("base_model") == Path("base_model"), "what is here comes first"
+    assert weights.find_folder("models/countdown") == ROOT / "models/countdown"
+    (tmp_path / "models/countdown").mkdir()
+    assert weights.find_folder("models/countdown") == Path("models/countdown"), "what is here comes first"
 
 
 def test_an_index_without_files_is_refused(tmp_path):
-    model.save(model.load(ROOT / "base_model"), tmp_path)
+    model.save(model.load(ROOT / "models/countdown"), tmp_path)
     index = tmp_path / weights.INDEX
     for text, message in [
         ("{}", "no weight_map"),
@@ -303,12 +302,12 @@ def test_an_index_without_files_is_refused(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch) -> list:
-    """A hub that holds the model of base_model/ under every name; the list grows by what it is asked for."""
+    """A hub that holds the model of models/countdown/ under every name; the list grows by what it is asked for."""
     asked: list = []
 
     def snapshot_download(hub_id, *, revision=None, allow_patterns=None):
         asked.append((hub_id, revision, allow_patterns))
-        return str(ROOT / "base_model")
+        return str(ROOT / "models/countdown")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return asked
@@ -325,14 +324,14 @@ def hub(monkeypatch) -> list:
     ],
 )
 def test_a_hub_id_may_name_a_revision(name, hub_id, revision, hub):
-    assert model.load(name).config == model.load(ROOT / "base_model").config
+    assert model.load(name).config == model.load(ROOT / "models/countdown").config
     ((asked, at, patterns),) = hub
     assert (asked, at) == (hub_id, revision)
     assert "*.safetensors" in patterns and not any("bin" in pattern or "pt" in pattern for pattern in patterns)
 
 
 def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, hub):
-    model.save(model.load(ROOT / "base_model"), tmp_path / "me@home")
+    model.save(model.load(ROOT / "models/countdown"), tmp_path / "me@home")
     assert model.load(tmp_path / "me@home") and not hub
     with pytest.raises(FileNotFoundError, match="no such folder"):
         model.load(tmp_path / "you@home")

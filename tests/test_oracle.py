@@ -9,14 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import findings
 import model
-import oracle
 import sample
-import study
 import tasks
 import tokenizer
-import trials
+from study import findings, oracle, trials
+from study import experiment as study
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = st.integers(0, 1999).map(str)
@@ -25,9 +23,9 @@ STEP = st.builds("{}{}{}={}".format, NUMBER, st.sampled_from("+-*"), NUMBER, NUM
 
 @pytest.fixture(scope="module")
 def base():
-    if not (ROOT / "base_model_modular").is_dir():
+    if not (ROOT / "models/modular").is_dir():
         pytest.skip("needs the shipped model")
-    return model.load(ROOT / "base_model_modular"), tokenizer.load(ROOT / "base_model_modular")
+    return model.load(ROOT / "models/modular"), tokenizer.load(ROOT / "models/modular")
 
 
 def places(text: str) -> list[int]:

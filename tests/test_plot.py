@@ -8,12 +8,11 @@ import subprocess
 import pytest
 import torch
 
-import log
 import model
 import plot
 import policies
-import report
 import sample
+from display import log, report
 from temperature_head import TemperatureHead
 
 CHROMIUM = next(

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-import modular
-import pretrain
 import tasks
+from models import pretrain
+from problems import modular
 
 
 @pytest.mark.parametrize("numbers", [2, 3, 4])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import model
-import products
+from engine import products
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_onednn = pytest.mark.skipif(not products.has_onednn(), reason="this torch has no oneDNN")

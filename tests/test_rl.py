@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-import attention
 import baselines
 import model
 import policies
 import rl
 import sample
+from engine import attention
 from temperature_head import Action, TemperatureHead
 
 VOCABULARY = 17
@@ -389,7 +389,7 @@ def test_micro_batches_hold_each_row_once_and_keep_the_budget():
 @torch.no_grad()
 def test_cold_tokens_keep_their_ratios_in_bfloat16():
     """At tau = 0.1 logits rounded to bfloat16 put one ratio in a hundred out of the clip range; the products' rounding stays."""
-    transformer = model.load("base_model")
+    transformer = model.load("models/countdown")
     transformer.compute_dtype = torch.bfloat16
     prompts = [list(b"3,5,7=22:"), list(b"12,11,4=5:"), list(b"2,9,4=27:")]
     rollout = sample.generate(

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import baselines
-import decoder
 import model
 import policies
 import rl
 import sample
 import temperature_head
 import token_policy
+from engine import decoder
 from temperature_head import TemperatureHead
 
 VOCABULARY = 17

@@ -18,17 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-import faults
-import findings
-import frontier
-import introspect
-import log
 import model
 import rl
-import study
 import tasks
 import temperature_head
-import trials
+from display import log
+from study import findings, frontier, introspect, trials
+from study import experiment as study
+from trainer import faults
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,7 +115,7 @@ def test_every_trial_is_a_run_that_train_accepts():
 def test_the_default_run_is_the_trial_that_wins():
     import config
 
-    size = trials.FULL._replace(task="modular", base="base_model_modular")
+    size = trials.FULL._replace(task="modular", base="models/modular")
     trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
     preset = vars(config.parse([]))
     looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
@@ -131,7 +128,7 @@ def test_the_default_run_is_the_trial_that_wins():
 
 def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=2))
-    base = str(ROOT / "base_model")
+    base = str(ROOT / "models/countdown")
     words = ["study.py", "--quick", "--regimes", "frozen", "3e-5", "--jobs", "1"]
     words += ["--base", base, "--out", str(tmp_path)]
     drawing = log.Log.report
@@ -165,7 +162,7 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
     assert (
         "| fixed 0.7 | 2 |" in text
         and "operand, first digit" in text
-        and (tmp_path / "findings.md").read_text() == text
+        and (tmp_path / "study.findings.md").read_text() == text
     )
     for name in ("frontier", "efficiency", "temperature"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -264,7 +261,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
 
     monkeypatch.setattr(trials, "QUICK", trials.Size(alone=2, steps=3, prompts=2, problems=6, seeds=1))
     monkeypatch.chdir(tmp_path)
-    base = os.path.relpath(Path(study.__file__).parent / "base_model")
+    base = os.path.relpath(Path(study.__file__).parent / "models/countdown")
     methods = ["EAD", "short", "head, mean, tokens first"]
     words = ["study.py", "--quick", "--jobs", "1", "--regimes", "3e-5", "--base", base, "--methods", *methods]
     monkeypatch.setattr(sys, "argv", words)
@@ -304,7 +301,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["study.py", "--quick", "--jobs", "1", "--methods", "fixed 0.7", "--regimes", "3e-5"]
     words += ["--task", "countdown:2"]
-    base = os.path.relpath(Path(study.__file__).parent / "base_model")
+    base = os.path.relpath(Path(study.__file__).parent / "models/countdown")
     monkeypatch.setattr(sys, "argv", [*words, "--base", base])
     asked_for, really = [], tasks.countdown
     monkeypatch.setattr(tasks, "countdown", lambda *given: asked_for.append(given) or really(*given))
@@ -616,7 +613,7 @@ def test_heads_are_held_against_the_cuts_of_frozen_tokens_and_of_their_own_regim
 
 def test_what_is_looked_at_is_sampled_with_what_it_cuts(tmp_path):
     """Of a head that learned under a cut so sharp that one token was left everywhere."""
-    for file in (ROOT / "base_model").iterdir():
+    for file in (ROOT / "models/countdown").iterdir():
         shutil.copy(file, tmp_path)
     temperature_head.TemperatureHead(96, 0.5, 4.0).save(tmp_path)
     problems = tasks.load("countdown:3", "tuning", 6)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import baselines
 import eval as evaluation
-import log
 import model
-import pretrain
 import sample
 import tasks
 import tokenizer
 import train
 import verify
+from display import log
+from models import pretrain
 
 # ---- Countdown: the problems ----------------------------------------------------------------------------------------
 

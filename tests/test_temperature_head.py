@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 import model
 import temperature_head
-import trials
+from study import trials
 from temperature_head import Action, TemperatureHead, mixed_log_prob
 
 

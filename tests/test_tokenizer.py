@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenizer
-import tokenizer_file
+from files import tokenizer_file
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "tokenizers"
 NAMES = ["gpt2", "qwen2", "qwen2.5", "qwen3", "smollm2"]
@@ -370,7 +370,7 @@ def test_missing_files_and_bad_json(tmp_path):
     "part, odd", [("model", 0.5), ("post_processor", {"a": 1}), ("pre_tokenizer", [1]), ("added_tokens", [{}])]
 )
 def test_a_file_whose_parts_are_something_else_is_refused(tmp_path, part, odd):
-    spec = json.loads((Path(__file__).resolve().parent.parent / "base_model" / "tokenizer.json").read_text())
+    spec = json.loads((Path(__file__).resolve().parent.parent / "models/countdown" / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {part: odd}))
     with pytest.raises(ValueError, match="tokenizer.json: "):
         tokenizer.load(tmp_path)

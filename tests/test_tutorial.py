@@ -157,7 +157,7 @@ def test_an_ablation_is_a_small_patch_that_trains(patch, tmp_path):
     assert lines <= 15 and files == 1
     for file in ROOT.glob("*.py"):
         shutil.copy(file, tmp_path)
-    shutil.copytree(ROOT / "base_model", tmp_path / "base_model")
+    shutil.copytree(ROOT / "models/countdown", tmp_path / "models/countdown")
     subprocess.run(["patch", "-p1", "--fuzz=0", "-i", patch], cwd=tmp_path, check=True, capture_output=True)
     flags = "--steps 1 --prompts-per-step 2 --samples-per-prompt 4 --final-problems 2 --eval-samples 2 --eval-every 0 --device cpu"
     command = [sys.executable, "train.py", "--task", "countdown", *flags.split(), "--out", "run"]

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import sympy_worker
-import values
-from grammar import Undecided, parse
-from spelling import normalise
-from values import evaluate, proportional, same_value
+from answers import sympy_worker, values
+from answers.grammar import Undecided, parse
+from answers.spelling import normalise
+from answers.values import evaluate, proportional, same_value
 from verify import is_equivalent
 
 ROOT = Path(__file__).resolve().parent.parent

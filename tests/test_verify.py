@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import extract
-import grammar
-import spelling
-import values
 import verify
+from answers import extract, grammar, spelling, values
 from verify import extract_answer, is_equivalent, reward, rewards
 
 ROOT = Path(__file__).resolve().parent.parent

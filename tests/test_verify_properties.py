@@ -6,7 +6,7 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from spelling import normalise  # noqa: E402
+from answers.spelling import normalise  # noqa: E402
 from verify import extract_answer, is_equivalent, reward  # noqa: E402
 
 settings.register_profile("verify", settings.get_profile("house"), max_examples=120)

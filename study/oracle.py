@@ -4,9 +4,9 @@
     operator    may come: a digit of the left operand stands already
     result      from `=` to the end of the step
 
-    python oracle.py --task countdown --problems 1000 --seeds 5 --kept docs/trials-countdown.jsonl.gz
-    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept docs/trials-modular.jsonl.gz
-    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 2 --kept docs/trials-modular.jsonl.gz --regime 3e-6-long
+    python oracle.py --task countdown --problems 1000 --seeds 5 --kept study/kept/trials-countdown.jsonl.gz
+    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept study/kept/trials-modular.jsonl.gz
+    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 2 --kept study/kept/trials-modular.jsonl.gz --regime 3e-6-long
 
 Where the rule is level with a learned temperature, that is worth no more than telling the kinds apart; where it is below, the head
 sees more than kinds.  Tokens are those of the base model, or in a regime in which both learn, tokens that have learned under the
@@ -26,15 +26,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import eval as evaluation
-import faults
-import findings
 import model
-import study
 import tasks
 import tokenizer
-import trials
 from baselines import chosen
+from study import findings, trials
+from study import experiment as study
 from temperature_head import Action
+from trainer import faults
 
 OPERANDS, OPERATORS, RESULTS = (0.1, 0.3, 0.6, 0.9, 1.2), (0.6, 0.9, 1.2, 1.5), (0.1, 0.3, 0.5)
 GRID = list(itertools.product(OPERANDS, OPERATORS, RESULTS))

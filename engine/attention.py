@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from products import prefers_onednn
+from engine.products import prefers_onednn
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def step_kernel(device: torch.device) -> Callable | None:
     """attention_kernel.py's `attend`, one kernel for a decode step; None where there can be none."""
     if not builds_kernels(device.type):
         return None
-    from attention_kernel import attend
+    from engine.attention_kernel import attend
 
     return attend
 

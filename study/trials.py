@@ -140,7 +140,7 @@ class Size(NamedTuple):
     prompts: int  # a step, of 16 samples each
     problems: int
     seeds: int
-    base: str = "base_model"
+    base: str = "models/countdown"
     task: str = "countdown:3"
     settings: str = ""  # of CHOSEN; none: those of the task
 
@@ -203,7 +203,7 @@ class Trial(NamedTuple):
     policy: str  # what it samples with, in training and in evaluation
     flags: dict | None
     after: str = ""  # the method whose tokens it starts from
-    base: str = "base_model"  # where there is no such method
+    base: str = "models/countdown"  # where there is no such method
     task: str = "countdown:3"
 
 

@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 import model
-from bench_rollouts import decode_roofline, head_overhead, rollouts, scaling
-from bench_steps import log_prob_choices, step_memory, training_step
+from bench.rollouts import decode_roofline, head_overhead, rollouts, scaling
+from bench.steps import log_prob_choices, step_memory, training_step
 
 CASES = {
     "groups of 8": (8, 8, 128, 64, False),

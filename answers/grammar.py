@@ -34,7 +34,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from spelling import FUNCTIONS, NAMES, TRIGONOMETRIC, words
+from answers.spelling import FUNCTIONS, NAMES, TRIGONOMETRIC, words
 
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characters, nested brackets, digits of a number
 

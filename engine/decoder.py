@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention import Cache, builds_kernels
+from engine.attention import Cache, builds_kernels
+from engine.products import Product
 from model import WideProduct, rotate, waves
-from products import Product
 
 
 @functools.cache

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 import model
 import plot
 import policies
-import pretrain
 import sample
 import tasks
 import tokenizer
+from models import pretrain
 from token_policy import token_policy
 
 

@@ -10,10 +10,10 @@ in the ways that real text is:
 So what a temperature can do differs by token: operators and operands are choices, in which habit hides the right answer;
 digits of a result are computations, in which every deviation is a mistake.
 
-Each generated task takes a base model of its own.  These two come with the repository, base_model/ and base_model_modular/:
+Each generated task takes a base model of its own.  These two come with the repository, models/countdown/ and models/modular/:
 
     python pretrain.py                                                               Countdown, some minutes on one core
-    python pretrain.py --task modular --steps 3000 --out runs/base_model_modular     that of the default run, 20 minutes
+    python pretrain.py --task modular --steps 3000 --out runs/base_modular     that of the default run, 20 minutes
 """
 
 import argparse
@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import model
-import modular
 import tasks
 import tokenizer
+from problems import modular
 
 END_OF_TEXT = "<|endoftext|>"
 HABITS = {"+": 0.80, "-": 0.15, "*": 0.05}
@@ -195,7 +195,7 @@ def main() -> None:
         description="Make the embedded base models again, or one for Countdown with more numbers."
     )
     parser.error = lambda message: parser.exit(2, f"pretrain.py: {message}; --help lists the flags\n")
-    parser.add_argument("--out", default="runs/base_model", help="folder to write, in Hugging Face format")
+    parser.add_argument("--out", default="runs/base", help="folder to write, in Hugging Face format")
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
     parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")

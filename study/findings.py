@@ -19,12 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-import frontier
-import introspect
 import plot
 import tasks
 import temperature_head
-import trials
+from study import frontier, introspect, trials
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
 CURVES = ("reward", "groups_with_signal")  # of training, that are drawn
@@ -238,7 +236,7 @@ def main() -> None:
         "--out", default="", help="folder of the tables and pictures [the study's own, or runs/findings]"
     )
     parser.add_argument(
-        "--keep", default="", help="also write the trials to this one file, such as docs/trials.jsonl.gz"
+        "--keep", default="", help="also write the trials to this one file, such as study/kept/trials.jsonl.gz"
     )
     parser.add_argument(
         "--look",
@@ -284,7 +282,7 @@ def main() -> None:
     text += f"## Heads against their best rivals\n\n{rivals_table(found)}\n\n"
     if table := cuts_table(found):
         text += f"## Heads against rules that cut\n\n{table}\n\n"
-    frontier.picture(found, out / "frontier.png")
+    frontier.picture(found, out / "study.frontier.png")
     efficiency(found, out / "efficiency.png")
     if folders:
         results = found[regime][method]
@@ -292,7 +290,7 @@ def main() -> None:
         metrics = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
         looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
         text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"
-    (out / "findings.md").write_text(text)
+    (out / "study.findings.md").write_text(text)
     sys.stdout.write(text)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import rl
 import sample
-from bench_rollouts import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
-from products import linear
+from bench.rollouts import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
+from engine.products import linear
 
 
 class Step:
@@ -125,7 +125,7 @@ def trl_steps(ours: Step, repeats: int, between) -> list[float]:
 def log_probs_of(how: str, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
     """(CPU seconds, GiB at the peak above the base) of log-probs and their gradient, in a fresh process."""
     code = f"import bench_steps; print(*bench_steps.one_log_probs({how!r}, {tokens}, {width}, {vocabulary}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     if done.returncode:
         raise RuntimeError(done.stderr)
     spent, peak = done.stdout.split()[-2:]

@@ -18,7 +18,7 @@ import threading
 import time
 from fractions import Fraction
 
-from grammar import Undecided
+from answers.grammar import Undecided
 
 VERDICT_SECONDS = 0.75  # by the clock, for a verdict with the worker's part
 WORKER_BYTES = 512 * 2**20

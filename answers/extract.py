@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from grammar import MAX_LENGTH
+from answers.grammar import MAX_LENGTH
 
 BRACE = re.compile(r"(?s)\\.|[{}]")
 BARE_TOKEN = re.compile(r"\s*([-\w.]*\w)")

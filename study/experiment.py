@@ -4,7 +4,7 @@
     python study.py --quick      the same with few steps, problems and seeds: ten minutes on two cores, too short to decide anything
     python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
     python study.py --tune       the eight settings of each method, on the tuning problems
-    python study.py --done docs/trials-countdown.jsonl.gz    the trials that are kept there count as done
+    python study.py --done study/kept/trials-countdown.jsonl.gz    the trials that are kept there count as done
     python study.py --base runs/base4 --task countdown:4     of another base model and task, see pretrain.py
     python study.py --again runs/study --skip 1000 --problems 5000     the trained trials of a folder on problems that none has seen
 
@@ -29,16 +29,15 @@ from tqdm import tqdm
 
 import config
 import eval as evaluation
-import faults
-import findings
-import log
 import model
 import policies
 import tasks
 import tokenizer
 import train
-import trials
-from trials import Asked, Size, Trial, folder_of, problems_of, weights_of, write
+from display import log
+from study import findings, trials
+from study.trials import Asked, Size, Trial, folder_of, problems_of, weights_of, write
+from trainer import faults
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
@@ -217,7 +216,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="test, or tuning: problems to choose by [test]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a larger --base: all trials on one GPU")
-    parser.add_argument("--base", default="base_model", help="folder of the model that all trials start from")
+    parser.add_argument("--base", default="models/countdown", help="folder of the model that all trials start from")
     parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
     parser.add_argument(
         "--settings", default="", choices=["", *trials.CHOSEN], help="those chosen for this task or base [the task's]"

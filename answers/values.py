@@ -5,7 +5,7 @@ give, and no algebra is needed. A value that 150 digits cannot hold is refused r
 2^{5000}. Only integrals, limits and infinite sums go to sympy (sympy_worker.py). There are no signals, so all of it works
 in any thread and process.
 
->>> from grammar import parse
+>>> from answers.grammar import parse
 >>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
 (True, False)
 >>> same_value(parse("1.41421"), parse(r"\sqrt{2}")), same_value(parse("1.41"), parse(r"\sqrt{2}"))
@@ -19,9 +19,9 @@ import random
 import threading
 import time
 
-from grammar import INFINITY, Undecided, negative
-from spelling import FUNCTIONS, TRIGONOMETRIC
-from sympy_worker import ask_sympy
+from answers.grammar import INFINITY, Undecided, negative
+from answers.spelling import FUNCTIONS, TRIGONOMETRIC
+from answers.sympy_worker import ask_sympy
 
 # For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine.
 IN_PROCESS_SECONDS = 0.3

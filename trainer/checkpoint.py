@@ -24,11 +24,11 @@ from pathlib import Path
 
 import torch
 
-import distributed
-import faults
 import model
 import tasks
-import weights
+from engine import distributed
+from files import weights
+from trainer import faults
 
 STATE, CONFIG, LOGS = "trainer_state.pt", weights.RUN, ("metrics.jsonl", "samples.jsonl")
 LEFT_BEHIND = {"checkpoints", "before.json", weights.HELD_OUT, *LOGS, "tensorboard"}  # before the first checkpoint
@@ -226,7 +226,13 @@ def resume(run: Path, optimizers: dict) -> int:
         return step
     clean(run)
     publish(run, newest)
-    for name in ("after.json", "table.md", "report.html", "run.png", "heat_map.png"):  # of an end that is passed now
+    for name in (
+        "after.json",
+        "table.md",
+        "display.report.html",
+        "run.png",
+        "heat_map.png",
+    ):  # of an end that is passed now
         (run / name).unlink(missing_ok=True)
     for name in LOGS:
         if (run / name).exists():  # to whole lines, as it may have lost its end with the power

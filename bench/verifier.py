@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import verify
 
-SHARED = Path(__file__).resolve().parent.parent / "shared" / "verify_cases"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "verify_cases"
 
 
 def fail(message: str) -> NoReturn:

@@ -1,0 +1,1 @@
+"""What verify.py stands on: extraction, spelling, grammar, values, and the sympy worker."""

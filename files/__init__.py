@@ -1,0 +1,1 @@
+"""What is on disk: open weights in and out, and tokenizer files."""

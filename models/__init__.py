@@ -1,0 +1,1 @@
+"""The embedded base models, and pretrain.py, which made them."""

@@ -1,0 +1,6 @@
+"""`python -m study`: see experiment.py."""
+
+from study.experiment import main
+
+if __name__ == "__main__":
+    main()
