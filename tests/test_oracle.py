@@ -14,8 +14,8 @@ import sample
 import tasks
 import tokenizer
 from problems.traces import trace_classes
-from study import findings, oracle, trials
 from study import experiment as study
+from study import findings, oracle, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = st.integers(0, 1999).map(str)
