@@ -3,27 +3,33 @@
     modular                           generated: reach a target in three steps, modulo 100          problems/modular.py
     countdown, countdown:4            generated: reach a target, using every number once            problems/countdown.py
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub                   problems/files.py
-    any/file.jsonl                    one object a line with `problem` and `answer`                 problems/files.py
+    any/file.jsonl, .csv, .parquet    rows with `problem` and `answer`                              problems/files.py
 
     prompt ids = render(problem)      for training, evaluation and sampling alike                   problems/prompts.py
     reward     = rewards(text)        a generated task checks its own answers, verify.py all others
+                                      --reward file.py:function replaces both                       problems/own_reward.py
 
 A truncated completion earns 0 whatever it says, and stays in its group.
 
-A new task is a JSONL file, which needs no code; or a file in problems/ with a subclass of `problems.problem.Task`, and its line
+A new task is a file of problems, which needs no code; or a file in problems/ with a subclass of `problems.problem.Task`, and its line
 in GENERATED.
 """
 
+from collections.abc import Callable
+
 import verify
 from problems import countdown, modular, prompts, stops
-from problems.files import HUB, from_hub, read_jsonl, write_jsonl
+from problems.choice import Chosen, choose, hold_out, sample_of
+from problems.files import HUB, SUFFIXES, from_hub, read_file, write_jsonl
+from problems.own_reward import RewardError, call, load_reward
 from problems.problem import SPLITS, Problem, Task
 from problems.prompts import INSTRUCTION, TEMPLATES, Prompt, read_template, trained_prompt
 from problems.stops import Stop
 
 __all__ = [
-    "EMBEDDED", "GENERATED", "HUB", "INSTRUCTION", "SPLITS", "TEMPLATES", "Problem", "Prompt", "Stop", "completion_length",
-    "completion_texts",    "load", "read_template", "render", "rewards", "stop_ids", "stops_of", "task_of", "trained_prompt", "write_jsonl",
+    "EMBEDDED", "GENERATED", "HUB", "INSTRUCTION", "SPLITS", "TEMPLATES", "Chosen", "Problem", "Prompt", "RewardError", "Stop",
+    "completion_length", "completion_texts", "load", "load_apart", "load_reward", "read_template", "render", "rewards",
+    "stop_ids", "stops_of", "task_of", "trained_prompt", "write_jsonl",
 ]  # fmt: skip
 
 GENERATED: dict[str, Task] = {
@@ -34,11 +40,12 @@ GENERATED: dict[str, Task] = {
 EMBEDDED = {"modular": "models/modular", "countdown:3": "models/countdown", "countdown": "models/countdown"}
 
 
-def load(name: str, split: str = "train", count: int | None = None) -> list[Problem]:
-    """The problems of a task, the first `count` of them if it is given.
+def load(name: str, split: str = "train", count: int | None = None, seed: int = 0) -> list[Problem]:
+    """The problems of a task, or `count` of them.
 
-    Generated tasks have the splits train, tuning and test, with at most 10,000 problems each.  Other tasks ignore `split`.
-    Raises ValueError or FileNotFoundError with the task, the file and the line.
+    Generated tasks have the splits train, tuning and test; the first `count` problems (10,000) of each are made.  Data sets and
+    files have no splits, and `count` of their problems are drawn with `seed`.
+    Raises ValueError or FileNotFoundError with the task, the file and the row.
     """
     family, _, variant = name.partition(":")
     if family in GENERATED:
@@ -46,11 +53,25 @@ def load(name: str, split: str = "train", count: int | None = None) -> list[Prob
             return GENERATED[family].problems(split, count or 10_000, variant)
         except ValueError as error:
             raise ValueError(f"task {name!r}: {error}") from None
-    if name in HUB:
-        return from_hub(name)[:count]
-    if name.endswith((".jsonl", ".json")):
-        return read_jsonl(name)[:count]
-    raise ValueError(f"task {name!r} is none of: {', '.join((*GENERATED, *HUB))}, or a .jsonl file")
+    if name not in HUB and not name.lower().endswith(SUFFIXES):
+        raise ValueError(
+            f"task {name!r} is none of: {', '.join((*GENERATED, *HUB))}, or a file ({', '.join(SUFFIXES)})"
+        )
+    return sample_of(from_hub(name) if name in HUB else read_file(name), count, seed)
+
+
+def load_apart(name: str, held_out: str, count: int, render: Callable, longest: int) -> Chosen:
+    """Problems to train on and `count` held-out ones, with their prompts `render(problem)` of at most `longest` tokens.
+
+    The held-out problems are those of the task `held_out`.  Without one they are the test split of a generated task, or some of
+    the training problems, set aside.
+    """
+    training = load(name, "train")
+    if held_out or task_of(training[0]):
+        aside = load(held_out or name, "test", count)
+    else:
+        aside = hold_out(training, count)
+    return choose(name, training, aside, render, longest)
 
 
 def task_of(problem: Problem | str) -> Task | None:
@@ -113,13 +134,19 @@ def completion_texts(rollout, vocabulary, stop_texts: tuple[str, ...] = ()) -> l
 # ---- rewards --------------------------------------------------------------------------------------------------------
 
 
-def rewards(problems: list[Problem], texts: list[str], finished: list[bool]) -> list[float]:
-    """R(x, y) of each completion text, in {0.0, 1.0}."""
+def rewards(
+    problems: list[Problem], texts: list[str], finished: list[bool], own: Callable | None = None
+) -> list[float]:
+    """R(x, y) of each completion text, in {0.0, 1.0}; with a reward of one's `own` (`load_reward`), in [0, 1]."""
     result, in_words = [0.0] * len(texts), []
     for index, (problem, text, whole) in enumerate(zip(problems, texts, finished, strict=True)):
-        if whole and (task := task_of(problem)):
+        if not whole:
+            continue
+        if own is not None:
+            result[index] = call(own, text, problem.problem, problem.answer)
+        elif task := task_of(problem):
             result[index] = task.reward(problem, text)
-        elif whole:
+        else:
             in_words.append(index)
     answers = [prompts.after_thinking(texts[i]) for i in in_words]
     checked = verify.rewards(answers, [problems[i].answer for i in in_words]) if in_words else []

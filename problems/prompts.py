@@ -10,6 +10,7 @@
 Special tokens come from the template only.  A problem that spells one out stays text.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,13 +100,16 @@ def chat_turn(asked: str, vocabulary, system: str, thinking: bool) -> tuple[str,
     """
     if not vocabulary.chat_template:
         raise ValueError("this model has no chat template (tokenizer_config.json, chat_template.jinja); try plain")
-    now = datetime.now()
+    program = compiled(vocabulary.chat_template)
+    variables = dict(tools=None, documents=None, add_generation_prompt=True, enable_thinking=thinking)
+    variables |= {"strftime_now": datetime.now().strftime, **vocabulary.template_tokens}
 
     def written(user: str) -> str:
         turns = [{"role": "system", "content": system}] if system else []
-        turns += [{"role": "user", "content": user}]
-        return run_template(vocabulary.chat_template, now, messages=turns, tools=None, documents=None,
-                            add_generation_prompt=True, enable_thinking=thinking, **vocabulary.template_tokens)  # fmt: skip
+        try:
+            return program.render(messages=[*turns, {"role": "user", "content": user}], **variables)
+        except Exception as error:  # the template is a program of somebody else's
+            raise ValueError(f"the model's chat template fails ({type(error).__name__}: {error})") from None
 
     whole, (before, mark, after) = written(asked), written(MARK).partition(MARK)
     if not mark or not whole.startswith(before) or not whole.endswith(after) or len(whole) < len(before + after):
@@ -113,13 +117,14 @@ def chat_turn(asked: str, vocabulary, system: str, thinking: bool) -> tuple[str,
     return before, whole[len(before) : len(whole) - len(after)], after
 
 
-def run_template(template: str, now: datetime, **variables) -> str:
-    """The text that a chat template writes, in transformers' sandbox: a template comes from whoever made the model."""
-    import jinja2.ext
+@functools.lru_cache(maxsize=4)
+def compiled(template: str):
+    """A chat template, ready to render in the sandbox of transformers: it is a program of whoever made the model."""
+    import jinja2.ext  # comes with torch
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}` marks what the assistant wrote, for training; here it only stands for its content."""
+        """`{% generation %}` marks what the assistant writes.  It changes nothing in the text."""
 
         tags = {"generation"}
 
@@ -137,10 +142,10 @@ def run_template(template: str, now: datetime, **variables) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = as_json
-    environment.globals |= {"raise_exception": refuse, "strftime_now": now.strftime}
+    environment.globals["raise_exception"] = refuse
     try:
-        return environment.from_string(template).render(**variables)
-    except Exception as error:  # the template is a program of somebody else's
+        return environment.from_string(template)
+    except jinja2.TemplateError as error:
         raise ValueError(f"the model's chat template fails ({type(error).__name__}: {error})") from None
 
 

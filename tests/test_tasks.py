@@ -16,7 +16,9 @@ import tasks
 import train
 import verify
 from display import log
+from problems import own_reward
 from problems.traces import equation_holds
+from trainer.prepare import choose_problems
 
 
 def test_unknown_tasks_are_refused():
@@ -57,6 +59,50 @@ def test_truncated_completions_earn_nothing_and_the_order_is_kept():
     assert tasks.rewards(problems, texts, [False] * 5) == [0.0] * 5
     with pytest.raises(ValueError):
         tasks.rewards(problems, texts[:4], [True] * 5)
+
+
+def test_a_reward_of_ones_own(tmp_path):
+    """As the docstring of own_reward.py shows it; for generated problems too, and never for a truncated completion."""
+    file = tmp_path / "tags.py"
+    file.write_text(re.search(r"import re\n.*?== answer\)\n", own_reward.__doc__, re.DOTALL)[0].replace("\n    ", "\n"))
+    own = tasks.load_reward(f"{file}:in_tags")
+    problems = [tasks.Problem("?", "7")] * 3 + [tasks.Problem("3,5,7=22:", "22", "countdown")]
+    texts = ["<answer>8</answer><answer> 7 </answer>", r"\boxed{7}", "<answer>7</answer>", "<answer>22</answer>"]
+    assert tasks.rewards(problems, texts, [True, True, False, True], own) == [1.0, 0.0, 0.0, 1.0]
+    half = tmp_path / "half.py"
+    half.write_text("def half(text, problem, answer):\n    return len(text) / (len(problem) + len(answer))\n")
+    assert tasks.rewards([tasks.Problem("ab", "cd")], ["x"], [True], tasks.load_reward(f"{half}:half")) == [0.25]
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("def f(text, problem, answer): return 1 / 0", "ZeroDivisionError"),
+        ("def f(text, problem, answer): return None", "the reward is None"),
+        ("def f(text, problem, answer): return 1.5", "the reward is 1.5"),
+        ("def f(text, problem, answer): return float('nan')", "the reward is nan"),
+        ("def f(text, problem, answer): return -0.1", "a number from 0 to 1"),
+        ("def f(text): return 1.0", "TypeError"),
+        ("import sys\ndef f(text, problem, answer): sys.exit(3)", "SystemExit"),
+        ("raise OSError('many\\nlines')", "fails (OSError: many lines)"),
+        ("def f(:", "SyntaxError"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("g = 1", "has no function 'f'"),
+        ("f = 1", "has no function 'f'"),
+    ],
+)
+def test_a_reward_that_fails_is_one_line_that_names_it(code, said, tmp_path):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(tasks.RewardError) as caught:
+        tasks.rewards([tasks.Problem("Why?", "7")], ["7"], [True], tasks.load_reward(f"{tmp_path / 'mine.py'}:f"))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert "mine.py" in str(caught.value) or "'Why?'" in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["absent.py:f", "f", "", "mine.txt:f", ":f", "absent.py:"])
+def test_a_reward_that_is_not_there(named):
+    with pytest.raises(tasks.RewardError, match="no such file; it is named as file.py:function"):
+        tasks.load_reward(named)
 
 
 def write(path, *lines: str):
@@ -111,7 +157,7 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
     path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
     for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
         c = train.config.parse(["--model", "some", "--task", path, "--template", "raw", *flags])
-        training, held_out = train.choose_problems(c, vocabulary)
+        training, held_out = choose_problems(c, vocabulary)
         asked = {problem.problem for problem, _ in training}
         assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
         assert not asked & {problem.problem for problem in held_out}
