@@ -277,7 +277,7 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
 def test_the_models_that_come_along_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert weights.find_folder("models/countdown") == ROOT / "models/countdown"
-    (tmp_path / "models/countdown").mkdir()
+    (tmp_path / "models/countdown").mkdir(parents=True)
     assert weights.find_folder("models/countdown") == Path("models/countdown"), "what is here comes first"
 
 
