@@ -23,6 +23,7 @@ import rl
 import tasks
 import temperature_head
 from display import log
+from problems.countdown import Countdown
 from study import experiment as study
 from study import findings, frontier, introspect, trials
 from trainer import faults
@@ -303,10 +304,10 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     words += ["--task", "countdown:2"]
     base = os.path.relpath(Path(study.__file__).parent / "models/countdown")
     monkeypatch.setattr(sys, "argv", [*words, "--base", base])
-    asked_for, really = [], tasks.countdown
-    monkeypatch.setattr(tasks, "countdown", lambda *given: asked_for.append(given) or really(*given))
+    asked_for, really = [], Countdown.problems
+    monkeypatch.setattr(Countdown, "problems", lambda self, *given: asked_for.append(given) or really(self, *given))
     study.main()
-    assert ("test", 6, 2) in asked_for
+    assert ("test", 6, "2") in asked_for
     file = tmp_path / "runs/study-quick-countdown2/3e-5/fixed-0.7/seed-0"
     trial = json.loads((file / "result.json").read_text())["trial"]
     assert trial["base"] == base and trial["task"] == trial["flags"]["task"] == "countdown:2"
@@ -316,7 +317,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     study.main()
     monkeypatch.setattr(sys, "argv", ["findings.py", "runs/study-quick-countdown2", "--problems", "5"])
     findings.main()
-    assert asked_for[-1] == ("test", 5, 2), "temperatures are looked at on such problems too"
+    assert asked_for[-1] == ("test", 5, "2"), "temperatures are looked at on such problems too"
     more = ["greedy", "--regimes", "frozen", "--task", "countdown", "--problems", "7", "--base", base]
     loaded, load = [], tasks.load
     monkeypatch.setattr(tasks, "load", lambda *asked: loaded.append(asked) or load(*asked))
