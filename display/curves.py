@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from display import labels
+from display import labels, terminal
 
 # One colour for what the model learned, grey for what it is compared with.
 COLOURS = {
@@ -260,15 +260,20 @@ def picture(run: Path, shown: list[Figure]) -> Path:
                 axis.plot(line.x, line.y, color=colour)
                 axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
         axis.set(xlabel=figure.x, ylabel=figure.y)
-        axis.set_title(figure.title, fontsize=10.5, loc="left")
+        axis.set_title(terminal.visible(figure.title), fontsize=10.5, loc="left", parse_math=False)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if not figure.scatter:
-            told, colours = [line.label for line in figure.lines], [COLOURS[line.colour] for line in figure.lines]
+            told, colours = (
+                [terminal.visible(line.label) for line in figure.lines],
+                [COLOURS[line.colour] for line in figure.lines],
+            )
             labels.at_line_ends(axis, [line.y[-1] for line in figure.lines], told, colours)
     for axis, figure in zip(axes.flat, shown):  # once the layout has settled
         if figure.scatter:
-            told = [(line.label, line.x[-1], line.y[-1], COLOURS[line.colour]) for line in figure.lines]
+            told = [
+                (terminal.visible(line.label), line.x[-1], line.y[-1], COLOURS[line.colour]) for line in figure.lines
+            ]
             labels.beside_points(axis, told, figure.bars())
     canvas.savefig(run / "run.png", dpi=120)
     plt.close(canvas)

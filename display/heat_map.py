@@ -92,12 +92,13 @@ def draw(run: Path, samples: list[dict], most: int = 6, width: int = 72) -> Path
     columns = start + max((len(line) for body in bodies for line in body), default=0)
     columns = max(columns, len(chosen) + 2, 48)
     height = 3.2 + sum(map(len, bodies)) + 0.5 * sum(bool(name) for name, *_ in blocks) + 1.6
-    canvas = plt.figure(figsize=(cell * (columns + 2), row_height * height))
+    canvas = plt.figure(figsize=(cell * (columns + 2), row_height * height), dpi=150)
     axis = canvas.add_axes((0, 0, 1, 1), xlim=(-1, columns + 1), ylim=(height, 0))
     axis.axis("off")
 
     def write(column: float, line: float, text: str, colour: str = "black", **how) -> None:
-        axis.text(column, line + 0.5, text, color=colour, fontsize=9.6, va="center", family="monospace", **how)
+        how |= dict(va="center", family="monospace", parse_math=False)  # a $ in a problem is a $
+        axis.text(column, line + 0.5, text, color=colour, fontsize=9.6, **how)
 
     def tile(column: float, line: float, tau: float) -> None:
         *colour, opacity = shade(tau, high)
@@ -126,6 +127,6 @@ def draw(run: Path, samples: list[dict], most: int = 6, width: int = 72) -> Path
         write(13 + 5 * index + 2.5, line, f"{high * index / 6:.2f}", ha="center")
     write(13 + 35 + 1, line, "blue: cold, red: hot", "0.4")
     with warnings.catch_warnings(action="ignore"):  # a character that the font lacks is drawn as a box
-        canvas.savefig(run / "heat_map.png", dpi=150)
+        canvas.savefig(run / "heat_map.png")
     plt.close(canvas)
     return run / "heat_map.png"

@@ -69,7 +69,8 @@ def beside_points(axis, texts: list[tuple[str, float, float, str]], bars: list[B
     axis.figure.draw_without_rendering()  # the layout settles
     unit, frame, to_data = axis.figure.dpi / 25, axis.get_window_extent(), axis.transData.inverted()
     pixels = [tuple(axis.transData.transform((x, y))) for _, x, y, _ in texts]
-    written = [axis.text(0, 0, text, color=colour, fontsize=size, va="bottom") for text, _, _, colour in texts]
+    how = dict(fontsize=size, va="bottom", parse_math=False)
+    written = [axis.text(0, 0, text, color=colour, **how) for text, _, _, colour in texts]
     sizes = [(box.width, box.height) for box in (text.get_window_extent() for text in written)]
     corners = [axis.transData.transform(((a, b), (c, d))).ravel() for a, b, c, d in bars]
     thick = [(a - 1, b - 1, c + 1, d + 1) for a, b, c, d in corners]
@@ -90,4 +91,6 @@ def at_line_ends(axis, ends: list[float], texts: list[str], colours: list[str], 
     height = axis.get_window_extent().height * 72 / axis.figure.dpi  # points
     heights = spread([(end - low) / (high - low) for end in ends], 1.25 * size / height, 0.02, 0.98)
     for place, text, colour in zip(heights, texts, colours):
-        axis.text(1.02, place, text, color=colour, fontsize=size, va="center", transform=axis.transAxes)
+        axis.text(
+            1.02, place, text, color=colour, fontsize=size, va="center", transform=axis.transAxes, parse_math=False
+        )
