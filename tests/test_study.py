@@ -254,7 +254,6 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
 
 
 def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypatch, capsys):
-    import policies
 
     import eval as evaluation
     import tokenizer
@@ -280,7 +279,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
         assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
         assert study.problems_of(result | {"device": "cuda"}).device == "cuda"
         assert study.problems_of(result) == ("test", 3, 4, "cpu") and result["weights"] == before["weights"]
-        policy = policies.make(result["trial"]["policy"], folder)
+        policy = baselines.make(result["trial"]["policy"], folder)
         trained = model.load(folder), tokenizer.load(folder)
         length = tasks.completion_length(problems[0])
         found = evaluation.evaluate(*trained, policy, problems, 8, length, seed=0).correct.sum(1)
