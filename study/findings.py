@@ -9,11 +9,9 @@ Student's over the seeds (introspect.py).
 """
 
 import argparse
-import gzip
 import itertools
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,54 +21,9 @@ import plot
 import tasks
 import temperature_head
 from study import frontier, introspect, trials
+from study.results import CURVES, keep, read
 
 LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
-CURVES = ("reward", "groups_with_signal")  # of training, that are drawn
-
-
-def read(study: Path) -> dict[str, dict[str, list[dict]]]:
-    """regime -> method -> the results of its seeds: of a folder of trials, or of a file that `keep` wrote.
-
-    ValueError where a result is not what study.py writes."""
-    try:
-        if study.is_file():
-            texts = gzip.decompress(study.read_bytes()).decode().splitlines()
-        else:
-            texts = [file.read_text() for file in sorted(study.glob("*/*/seed-*/result.json"))]
-        results = [json.loads(text) for text in texts]
-    except (EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"damaged ({error})") from None
-    found: dict[str, dict[str, list[dict]]] = {}
-    counts: dict[str, set[tuple[int, int]]] = {}  # problems, and how many before them, in each regime
-    bases: dict[str, set[str]] = {}  # whose weights they started from
-    try:
-        for result in results:
-            trial, own, _ = result["trial"], result["evaluations"]["own"], result["metrics"]
-            found.setdefault(trial["regime"], {}).setdefault(trial["method"], []).append(result)
-            counts.setdefault(trial["regime"], set()).add((len(own["successes"]), result.get("skip", 0)))
-            bases.setdefault(trial["regime"], set()).add(result.get("weights", ""))
-    except (KeyError, TypeError):
-        raise ValueError("holds a result that study.py has not written") from None
-    for regime, several in counts.items():
-        if len(several) > 1:
-            numbers = sorted(number for number, _ in several)
-            raise ValueError(f"trials of {regime} are of different numbers of problems, {numbers}, or of others")
-        if len(bases[regime]) > 1:
-            raise ValueError(f"trials of {regime} started from different base models")
-    return {regime: found[regime] for regime in trials.ALL if regime in found}
-
-
-def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
-    """Every trial in one file, two kilobytes a trial of 1,000 problems: settings, each problem's successes, and the curves that are drawn.
-
-    `read` gives from it the same tables and pictures, but those of the temperatures, which need the trained heads.
-    """
-    with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
-        for result in (result for methods in found.values() for results in methods.values() for result in results):
-            curves = [{name: row[name] for name in CURVES} for row in result["metrics"]]
-            base = Path(result["trial"].get("base", "")).name  # where it lay is of no interest
-            trial = result["trial"] | {"base": base}
-            packed.write((json.dumps(result | {"trial": trial, "metrics": curves}) + "\n").encode())
 
 
 def accuracy_table(methods: dict[str, list[dict]]) -> str:

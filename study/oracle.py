@@ -30,8 +30,9 @@ import model
 import tasks
 import tokenizer
 from baselines import chosen
-from study import findings, trials
 from study import experiment as study
+from study.results import read
+from study import findings, trials
 from temperature_head import Action
 from trainer import faults
 
@@ -90,7 +91,7 @@ def trained(policy: Told, task: str, base: str, regime: str, seed: int):
 
 def heads_of(kept: str, task: str, problems: int, regime: str) -> dict[str, list[dict]]:
     """The heads of a regime among kept trials, which have to be of the same problems."""
-    found = findings.read(Path(kept))
+    found = read(Path(kept))
     heads = {
         f"{name} ({other})": results
         for other in (("frozen", "frozen-long") if regime == "frozen" else (regime,))
