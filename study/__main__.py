@@ -165,7 +165,7 @@ def run(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["tables"]:
-        return findings.write_all(sys.argv[2:])
+        return print(findings.every_table())
     try:
         run(words(sys.argv[1:]))
     except (ValueError, OSError) as error:

@@ -31,8 +31,8 @@ import tasks
 import tokenizer
 from baselines import chosen
 from study import experiment as study
-from study.results import read
 from study import findings, trials
+from study.results import read
 from temperature_head import Action
 from trainer import faults
 
