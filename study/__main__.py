@@ -151,13 +151,13 @@ def run(asked: argparse.Namespace) -> None:
         except (OSError, ValueError) as error:
             raise ValueError(f"--done {asked.done}: {error}") from None
     done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
-    print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
     if asked.list:
         for trial in todo:
             print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
         return
     check_done(done, root, size.base, problems)
     check_sources(todo, root, again)
+    print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
     with one_line():
         run_all(todo, root, problems, asked.jobs, again)
     print(f"python -m study.findings {root}    makes the tables and pictures")

@@ -28,7 +28,8 @@ def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
 
 def interval(results: list[dict], metric: str, at: str = "own") -> tuple[float, float, float]:
     """Mean and bounds in percent; bounds of nan where there is one seed."""
-    return intervals.of_seeds(100 * per_problem(results, at, metric))
+    mean, low, high = intervals.of_seeds(100 * per_problem(results, at, metric))
+    return mean, float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100))
 
 
 def difference(method: list[dict], rival: list[dict], metric: str, at: str = "own") -> tuple[float, float, float]:

@@ -13,8 +13,8 @@ import model
 import sample
 import tasks
 import tokenizer
-from study import findings, oracle, trials
 from study import experiment as study
+from study import oracle, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = st.integers(0, 1999).map(str)
@@ -102,7 +102,7 @@ def test_the_best_settings_are_chosen_on_tuning_problems_and_held_against_heads(
     heads["head, mean"] = [{"evaluations": {"own": own}, "metrics": [], "trial": {"task": "modular"}}]
     monkeypatch.setattr(oracle, "GRID", list(grid))
     monkeypatch.setattr(oracle, "result_of", told)
-    monkeypatch.setattr(findings, "read", lambda file: {"frozen": heads})
+    monkeypatch.setattr(oracle, "read", lambda file: {"frozen": heads})
     words = ("--problems", "4", "--tuning", "3", "--seeds", "2", "--kept", "trials")
     code, printed, error = command(monkeypatch, capsys, *words)
     assert code == 0, error
@@ -166,7 +166,7 @@ def test_heads_are_those_of_the_regime(monkeypatch):
         ("head, mean, every step", "head, mean, tokens first", "head, mean, every step, min-p"),
     )
     found = {"frozen": dict.fromkeys(frozen, [own]), "3e-6": dict.fromkeys(joint, [own])}
-    monkeypatch.setattr(findings, "read", lambda file: found)
+    monkeypatch.setattr(oracle, "read", lambda file: found)
     assert set(oracle.heads_of("kept", "modular", 2, "frozen")) == {"head, mean (frozen)"}
     assert set(oracle.heads_of("kept", "modular", 2, "3e-6")) == {"head, mean, every step (3e-6)"}
 
