@@ -37,7 +37,7 @@ class Step:
     def sample(self):
         count, samples, new = self.shape
         self.rollout = sample.generate(
-            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_hidden=True
+            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_reads=True
         )
         rewards = (torch.arange(count * samples, device=self.device) % 3 == 0).float().view(count, samples)
         self.advantage = rl.advantages(rewards).flatten()
@@ -125,7 +125,9 @@ def trl_steps(ours: Step, repeats: int, between) -> list[float]:
 def log_probs_of(how: str, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
     """(CPU seconds, GiB at the peak above the base) of log-probs and their gradient, in a fresh process."""
     code = f"import bench_steps; print(*bench_steps.one_log_probs({how!r}, {tokens}, {width}, {vocabulary}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     spent, peak = done.stdout.split()[-2:]

@@ -27,10 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from tqdm import tqdm
 
+import baselines
 import config
 import eval as evaluation
 import model
-import policies
 import tasks
 import tokenizer
 import train
@@ -39,6 +39,7 @@ from study import settings, trials
 from study.results import Asked, weights_of, write
 from study.trials import Size, Trial, folder_of
 from trainer import faults
+from trainer.prepare import prepare
 
 COMMON = ("0.3", "0.5", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
@@ -70,13 +71,12 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         found = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
         return found.summary() | {"successes": found.correct.sum(1).astype(int).tolist()}
 
-    own = policies.make(trial.policy, source, asked.device)
-    own.unembed = transformer.unembed
+    own = baselines.make(trial.policy, source, asked.device)
     result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
     result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations={"own": evaluate(own, problems)})
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        common = {name: policies.make(name, device=asked.device) for name in COMMON}
+        common = {name: baselines.make(name, device=asked.device) for name in COMMON}
         result["evaluations"] |= {name: evaluate(policy, problems) for name, policy in common.items()}
         choose_by = tasks.load(trial.task, "tuning", min(asked.problems, 1000))
         result["tuning"] = {"own": evaluate(own, choose_by), "greedy": evaluate(common["greedy"], choose_by)}
@@ -95,11 +95,10 @@ def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_
     c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
     config.validate(c)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
-        parts = train.prepare(c)
+        run = prepare(c)
         if policy_of is not None:
-            parts = parts._replace(policy=policy_of(parts.vocabulary))
-        parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
-        train.train(c, parts)
+            run.policy = policy_of(run.vocabulary)
+        train.train(c, run)
     metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
         raise faults.Stopped("a trial was ended before its last step")

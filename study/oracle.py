@@ -33,7 +33,7 @@ from baselines import chosen
 from study import experiment as study
 from study import findings, trials
 from study.results import read
-from temperature_head import Action
+from temperature_head import Action, Policy
 from trainer import faults
 
 OPERANDS, OPERATORS, RESULTS = (0.1, 0.3, 0.6, 0.9, 1.2), (0.6, 0.9, 1.2, 1.5), (0.1, 0.3, 0.5)
@@ -49,7 +49,7 @@ def follows(place: int, text: str) -> int:
     return places.get(text, place)
 
 
-class Told:
+class Told(Policy):
     """A temperature policy as baselines.py has them, and with `see`, which sampling calls with every token."""
 
     tau_initial = 1.0
@@ -66,7 +66,7 @@ class Told:
             self.places = torch.full((len(hidden),), LEFT)
         return chosen(self.of_place[self.places], tau_previous)
 
-    def see(self, step: int, token: Tensor, temperature: Tensor) -> None:
+    def see(self, step: int, token: Tensor, temperature: Tensor) -> None:  # type: ignore[override]
         going = ~torch.isin(token, self.stop)
         self.places = self.after[self.places, token][going]
 

@@ -17,10 +17,6 @@ steps: it is where `tokens first` starts.  `longer` spends the head's rollouts o
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-import policies
-import temperature_head
 from study.settings import BEST_FIXED, BY_TAU, CHOSEN, GRID, PASS, Chosen
 
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "1e-4-long", "2e-4", "2e-4-long")
@@ -57,33 +53,6 @@ class Trial(NamedTuple):
     after: str = ""  # the method whose tokens it starts from
     base: str = "models/countdown"  # where there is no such method
     task: str = "countdown:3"
-
-
-class NoGate(temperature_head.TemperatureHead):
-    """An ablation: the temperature changes at every token, and so no longer depends on the one before."""
-
-    kind = "no-gate"
-
-    def forward(self, hidden):
-        gate, alpha, beta = super().forward(hidden)
-        return torch.full_like(gate, 30.0), alpha, beta  # P(c = 1) = 1
-
-
-class EntropyHead(temperature_head.TemperatureHead):
-    """An ablation: of the hidden state, the head is told the entropy of the tokens that it leads to, and nothing else."""
-
-    kind = "entropy-only"
-    unembed = None  # the token policy's, before anything is asked
-
-    def forward(self, hidden):
-        with torch.no_grad():
-            log_probs = self.unembed(hidden).float().log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return super().forward(entropy[..., None].expand_as(hidden))
-
-
-ABLATIONS = {kind.kind: kind for kind in (NoGate, EntropyHead)}
-policies.LEARNED |= ABLATIONS  # so that --policy knows them in this process
 
 
 def common(size: Size) -> dict:
@@ -127,7 +96,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
                 policy, learning = chosen.head_and_cut
                 add(regime, "head, mean, min-p", policy, flags | learning)
                 add(regime, "head, pass@8, min-p", policy, flags | learning | PASS)
-            for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
+            for name in ("no-gate", "entropy-only") if regime == "frozen" else ["no-gate"]:
                 add(regime, f"head, pass@8, {name}", name, flags | PASS | chosen.head, after)
     if "frozen-long" in regimes:
         longer = alone | chosen.head | {"steps": size.steps * LONG}

@@ -16,9 +16,9 @@ def run(*flags: str) -> subprocess.CompletedProcess:
 
 
 def test_every_table_is_made_and_written(tmp_path):
-    done = run("--quick", "--out", str(tmp_path / "bench.report.json"))
+    done = run("--quick", "--out", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stderr
-    tables = json.loads((tmp_path / "bench.report.json").read_text())["tables"]
+    tables = json.loads((tmp_path / "bench.json").read_text())["tables"]
     assert [row["case"] for row in tables["Rollouts"]] == ["groups of 8", "ragged", "no groups"]
     assert all(row["ours tokens/s"] > 0 and row["times generate"] > 0 for row in tables["Rollouts"])
     (step,) = tables["Training step"]

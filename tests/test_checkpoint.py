@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 import baselines
 import config
 import model
-import policies
 import rl
 import tasks
 import temperature_head
@@ -298,7 +297,7 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     go(base, run, "--steps", "4", "--resume", *flags)
     assert metrics_of(run) == metrics_of(whole)
     assert (run / WEIGHTS[0]).read_bytes() == (whole / WEIGHTS[0]).read_bytes()
-    learns = "--policy" not in flags or policies.learns(flags[1])
+    learns = "--policy" not in flags or baselines.learns(flags[1])
     assert (run / WEIGHTS[1]).exists() == learns
     if learns:
         assert (run / WEIGHTS[1]).read_bytes() == (whole / WEIGHTS[1]).read_bytes()
@@ -313,20 +312,20 @@ def test_evaluations_on_the_way_are_at_tampos_mean_also_where_only_tokens_learn(
 
 
 def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_path, monkeypatch):
-    kept, really = [], train.sample_in_parts
+    kept, really = [], train.Run.sample
 
-    def noted(*arguments, keep_hidden):
-        kept.append(keep_hidden)
-        return really(*arguments, keep_hidden=keep_hidden)
+    def noted(*arguments, keep_reads):
+        kept.append(keep_reads)
+        return really(*arguments, keep_reads=keep_reads)
 
-    monkeypatch.setattr(train, "sample_in_parts", noted)
+    monkeypatch.setattr(train.Run, "sample", noted)
     go(base, tmp_path / "run", "--schedule", "blocks:1", "--eval-every", "0")
     assert kept == [False, True] * 3
 
 
 def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
     run = shutil.copytree(unbroken, tmp_path / "run")
-    shown = ("after.json", "table.md", "display.report.html", "run.png", "heat_map.png")
+    shown = ("after.json", "table.md", "report.html", "run.png", "heat_map.png")
     for name in shown:
         (run / name).touch()
     monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))

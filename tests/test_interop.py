@@ -137,7 +137,7 @@ def test_what_generate_draws_has_the_log_probs_of_training(run):
     assert mask.sum() > 60 and 0 < rollout.finished.sum() < len(mask), "some rows end before others"
     with torch.no_grad():
         found = rl.token_log_probs(ours, rollout)
-        states = rl.drawing_states(ours, rollout)
+        states = rl.PlainGradient().states(ours, rollout)
     torch.testing.assert_close(found, rollout.token_log_probs, rtol=0, atol=1e-4)
     action = temperature_head.Action(*(field[mask] for field in (rollout.temperatures, rollout.changed, rollout.z)))
     torch.testing.assert_close(head.log_prob(states, action), rollout.temperature_log_probs[mask], rtol=0, atol=1e-4)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 import config
 import tasks
 import tokenizer
-import train
 from models import pretrain
 from problems import modular
 from study import introspect
+from trainer.prepare import choose_problems
 
 
 def independent_verdict(problem: str, text: str) -> bool:
@@ -121,7 +121,7 @@ def test_it_is_asked_as_it_is_by_a_run_with_the_small_model_s_settings(tmp_path)
     assert vocabulary.decode(tasks.render(problem.problem, vocabulary)) == problem.problem
     c = config.parse(["--task", "modular", "--prompts-per-step", "4", "--final-problems", "30"])
     assert c.token_lr == config.Config().token_lr and (c.out, c.model) == ("runs/modular", "models/modular")
-    training, held_out = train.choose_problems(c, vocabulary)
+    training, held_out = choose_problems(c, vocabulary)
     assert held_out == tasks.load("modular", "test", 30) and len(training) == 10_000, (
         "a split of its own, not some of the training's"
     )

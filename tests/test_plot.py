@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
+import baselines
 import model
 import plot
-import policies
 import sample
 from display import log, report
 from temperature_head import TemperatureHead
@@ -145,7 +145,7 @@ def test_what_is_said_of_a_token_is_what_the_model_chose(min_p):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         transformer.unembedding.weight.mul_(8)
-    policy = policies.cut(head, min_p) if min_p else head
+    policy = baselines.with_cut(head, min_p) if min_p else head
     rollout = sample.generate(transformer, policy, [[7, 8], [9]], 2, 6, {0}, generator)
     told = log.describe(transformer, head, Bytes, rollout, 2)
     ids = rollout.tokens[2].tolist()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import baselines
 import eval as evaluation
 import model
-import policies
 import tasks
 import tokenizer
 import train
@@ -174,7 +174,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
         assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
         assert results.problems_of(result | {"device": "cuda"}).device == "cuda"
         assert results.problems_of(result) == ("test", 3, 4, "cpu") and result["weights"] == before["weights"]
-        policy = policies.make(result["trial"]["policy"], folder)
+        policy = baselines.make(result["trial"]["policy"], folder)
         trained = model.load(folder), tokenizer.load(folder)
         length = tasks.completion_length(problems[0])
         found = evaluation.evaluate(*trained, policy, problems, 8, length, seed=0).correct.sum(1)

@@ -21,6 +21,7 @@ import train
 import verify
 from display import log
 from models import pretrain
+from trainer.prepare import choose_problems
 
 # ---- Countdown: the problems ----------------------------------------------------------------------------------------
 
@@ -490,7 +491,7 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
     path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
     for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
         c = train.config.parse(["--model", "some", "--task", path, "--template", "raw", *flags])
-        training, held_out = train.choose_problems(c, vocabulary)
+        training, held_out = choose_problems(c, vocabulary)
         asked = {problem.problem for problem, _ in training}
         assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
         assert not asked & {problem.problem for problem in held_out}
