@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 import baselines
 import model
-import plot
 import sample
 import tasks
 import tokenizer
+from display.curves import smooth
 from display.intervals import student
 from models import pretrain
 from token_policy import token_policy
@@ -244,7 +244,7 @@ def picture(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: 
     kinds = sorted(set(looks[0]["kind"]))
     figure, (over_time, by_kind, by_entropy) = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
     for kind in ("operator", "operand", "result", "format"):
-        curves = np.array([plot.smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
+        curves = np.array([smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
         drawn = over_time.plot(curves.mean(0), label=kind)[0]
         over_time.fill_between(
             range(curves.shape[1]), curves.min(0), curves.max(0), color=drawn.get_color(), alpha=0.15
