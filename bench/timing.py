@@ -29,13 +29,15 @@ SHAPES = {  # d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, vocab_size;
 # fmt: on
 
 
+def config_of(shape: str, tied: bool = True) -> model.Config:
+    d_model, layers, heads, kv_heads, d_head, d_mlp, vocabulary = SHAPES[shape]
+    return model.Config(vocabulary, d_model, layers, heads, kv_heads, d_head, d_mlp, 4096, qk_norm=True, tied=tied)
+
+
 def make(shape: str, device: str) -> model.Transformer:
     """A model of this shape with random weights."""
-    d_model, layers, heads, kv_heads, d_head, d_mlp, vocabulary = SHAPES[shape]
     torch.manual_seed(0)
-    config = model.Config(
-        vocabulary, d_model, layers, heads, kv_heads, d_head, d_mlp, 4096, qk_norm=True, tied=device == "cuda"
-    )
+    config = config_of(shape, tied=device == "cuda")
     with torch.device(device):
         transformer = model.Transformer(config)
     for parameter in transformer.parameters():
