@@ -124,7 +124,7 @@ def test_the_commands_of_the_documents_have_the_flags_they_use(monkeypatch, caps
     every = {command for document in DOCUMENTS for command in commands(document)}
     assert len(every) >= 8
     for name in ("outlive_the_terminal", "at_once", "keep_freed_memory"):  # pytest's signals and memory are its own
-        monkeypatch.setattr(f"faults.{name}", lambda: None)
+        monkeypatch.setattr(f"trainer.faults.{name}", lambda: None)
     helps: dict[str, str] = {}
     for command in every:
         script = command.split()[1]
