@@ -16,7 +16,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / name for name in ("README.md", "TUTORIAL.md", "docs/ABLATIONS.md", "docs/scaling.md")]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "TUTORIAL.md",
+    ROOT / "bench" / "BENCHMARKS.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # [`rl.py:12`](rl.py#L12) `some of that line`
 POINTER = re.compile(r"\[`([\w/]+\.py):(\d+)`\]\((?:\.\./)?([\w/]+\.py)#L(\d+)\)\s+`([^`]+)`")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
