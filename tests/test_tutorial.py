@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "TUTORIAL.md",
+    ROOT / "CHANGELOG.md",
     ROOT / "bench" / "BENCHMARKS.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
