@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-import sample
 from display import report
+from display.terminal import show
 
 
 class Line(NamedTuple):
@@ -267,8 +267,8 @@ def draw(run: Path, evaluations: dict[str, dict] | None = None) -> list[Path]:
     for when in ("before", "after"):
         table |= {f"{when}, {name}": summary for name, summary in read_json(run / f"{when}.json").items()}
     page = report.page(run.name, settings, table | (evaluations or {}), shown, samples)
-    (run / "display.report.html").write_bytes(page.encode("utf-8", "replace"))  # half of a surrogate pair is no text
-    return [run / "display.report.html", picture(run, shown), heat_map(run, samples)]
+    (run / "report.html").write_bytes(page.encode("utf-8", "replace"))  # half of a surrogate pair is no text
+    return [run / "report.html", picture(run, shown), heat_map(run, samples)]
 
 
 def main() -> None:
@@ -291,7 +291,7 @@ def main() -> None:
             print(file)
         samples = read(run / "samples.jsonl")[-4:] if (run / "samples.jsonl").is_file() else []
         for row in samples:
-            completion = sample.show(row["pieces"], row["taus"], sys.stdout.isatty())
+            completion = show(row["pieces"], row["taus"], sys.stdout.isatty())
             print(f"step {row['step']}  {row['problem'][:60]} {completion}")
     except (ValueError, OSError) as error:
         print(f"plot.py: {error}", file=sys.stderr)

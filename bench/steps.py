@@ -17,7 +17,7 @@ from torch import Tensor
 import rl
 import sample
 from bench.timing import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
-from engine.products import linear
+from engine.gradient import FastGradient
 
 
 class Step:
@@ -30,28 +30,30 @@ class Step:
         self.optimizers = [
             torch.optim.AdamW(m.parameters(), lr=1e-6, fused=device == "cuda") for m in (self.transformer, self.head)
         ]
-        self.settings, self.eos = rl.StepSettings(micro_batch_tokens=budget), {vocabulary - 1}
+        self.engine, self.eos = FastGradient(budget), {vocabulary - 1}
         self.generator, self.parts = torch.Generator(device).manual_seed(0), []
         self.rollout = None
 
     def sample(self):
         count, samples, new = self.shape
         self.rollout = sample.generate(
-            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_hidden=True
+            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_reads=True
         )
         rewards = (torch.arange(count * samples, device=self.device) % 3 == 0).float().view(count, samples)
         self.advantage = rl.advantages(rewards).flatten()
 
     @torch.no_grad()
     def log_probs(self):
-        for index in rl.micro_batches(self.rollout, self.settings.micro_batch_tokens):
-            rl.token_log_probs(self.transformer, self.rollout.rows(index))
+        for index, _ in self.engine.micro_batches(self.transformer, self.rollout):
+            rl.token_log_probs(self.transformer, self.rollout.rows(index), engine=self.engine)
 
     def update(self):
-        rl.token_step(self.transformer, self.optimizers[0], self.rollout, self.advantage, self.settings)
+        settings = rl.StepSettings()
+        rl.token_step(self.transformer, self.optimizers[0], self.rollout, self.advantage, settings, engine=self.engine)
 
     def update_head(self):
-        rl.temperature_step(self.head, self.optimizers[1], self.rollout, self.advantage, self.settings)
+        settings = rl.StepSettings()
+        rl.temperature_step(self.head, self.optimizers[1], self.rollout, self.advantage, settings, self.engine)
 
     def __call__(self) -> float:
         parts = [seconds(part, self.device) for part in (self.sample, self.update, self.update_head)]
@@ -161,26 +163,27 @@ def log_prob_problem(tokens: int, width: int, vocabulary: int) -> tuple[Tensor, 
 
 def log_prob_gradient(how: str, hidden: Tensor, weight: Tensor, tau: Tensor, drawn: Tensor, wanted: Tensor) -> None:
     """The gradient of the sum of wanted * log softmax(hidden weight^T / tau)[drawn], in one of two ways."""
-    if how == "in chunks":  # what rl.token_step does
-        unembedding = Unembedding(weight)
-        leaf = hidden.detach().requires_grad_()
-        for h, t, y, w in zip(*(x.split(rl.tokens_at_once(unembedding)) for x in (leaf, tau, drawn, wanted))):
-            (rl.chunk_of_log_probs(unembedding, h, t, y, None, False)[0] * w).sum().backward()
-        hidden.backward(leaf.grad)
+    if how == "in chunks":  # as rl.token_step
+        given = Given(hidden, weight)
+        rollout = argparse.Namespace(mask=tau > 0, temperatures=tau, tokens=drawn, margins=None)
+        (rl.log_probs_of_drawn(given, rollout, given)[0] * wanted).sum().backward()
     else:  # logsumexp - gather
         logits = F.linear(hidden, weight) / tau[:, None]
         log_probs = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
         (log_probs * wanted).sum().backward()
 
 
-class Unembedding:
-    """The part of a Transformer that turns given hidden states into log-probs."""
+class Given:
+    """As much of a Transformer and of an engine as log-probs of given hidden states need."""
 
-    def __init__(self, weight: Tensor):
-        self.weight, self.device, self.config = weight, weight.device, argparse.Namespace(vocab_size=len(weight))
+    def __init__(self, hidden: Tensor, weight: Tensor):
+        self.hidden, self.weight, self.config = hidden, weight, argparse.Namespace(vocab_size=len(weight))
+
+    def states(self, transformer, rollout) -> Tensor:
+        return self.hidden
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self.weight)
+        return F.linear(hidden, self.weight)
 
 
 def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> list[dict]:

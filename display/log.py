@@ -14,9 +14,9 @@ import torch
 
 import eval as evaluation
 import plot
-import rl
 import sample
 import tasks
+from display.terminal import show
 from temperature_head import TemperatureHead
 from token_policy import token_policy
 
@@ -80,9 +80,12 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
     keep, taus = part.mask[0], part.temperatures[part.mask]
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
+    drawn, margins = part.tokens[part.mask], None if part.margins is None else part.margins[part.mask]
     likeliest = [  # log-probs and ids, (n, alternatives) each; a long completion of a large vocabulary in parts
-        token_policy(transformer.unembed(some), tau, margin, drawn).topk(alternatives)
-        for some, tau, drawn, margin in rl.chunks(512, hidden, *rl.drawn_under(part))
+        token_policy(
+            transformer.unembed(hidden[some]), taus[some], None if margins is None else margins[some], drawn[some]
+        ).topk(alternatives)
+        for some in torch.arange(len(hidden), device=hidden.device).split(512)
     ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
 
@@ -104,7 +107,7 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
         ],
     )
     if isinstance(policy, TemperatureHead):
-        gate, a, b = policy(hidden)
+        gate, a, b = policy(part.reads[0][keep.cpu()].to(hidden.device) if part.reads is not None else hidden)
         entry |= dict(
             gates=rounded(torch.sigmoid(gate)), a=rounded(a), b=rounded(b), range=[policy.tau_min, policy.tau_max]
         )
@@ -134,7 +137,7 @@ class Log:
             entry = dict(step=step, problem=problems[row].problem, reward=of_rows[row])
             entry |= describe(transformer, policy, self.vocabulary, rollout, row)
             self.append(entry)
-            line = sample.show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
+            line = show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
             progress.write(f"step {step}  {'right' if of_rows[row] else 'wrong'}  {entry['problem'][:60]} {line}")
 
     def held_out(self, when: str, step: int, transformer, policy, problems, length: int, template: str) -> None:

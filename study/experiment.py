@@ -27,10 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from tqdm import tqdm
 
+import baselines
 import config
 import eval as evaluation
 import model
-import policies
 import tasks
 import tokenizer
 import train
@@ -38,6 +38,7 @@ from display import log
 from study import findings, trials
 from study.trials import Asked, Size, Trial, folder_of, problems_of, weights_of, write
 from trainer import faults
+from trainer.prepare import prepare
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
@@ -61,11 +62,10 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
     transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
-    ways = {"own": policies.make(trial.policy, source, asked.device)}
+    ways = {"own": baselines.make(trial.policy, source, asked.device)}
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        ways |= {name: policies.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
-    ways["own"].unembed = transformer.unembed
+        ways |= {name: baselines.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
     evaluations = {}
     for name, policy in ways.items():
         length = tasks.completion_length(problems[0])
@@ -86,11 +86,10 @@ def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_
     c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
     config.validate(c)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
-        parts = train.prepare(c)
+        run = prepare(c)
         if policy_of is not None:
-            parts = parts._replace(policy=policy_of(parts.vocabulary))
-        parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
-        train.train(c, parts)
+            run.policy = policy_of(run.vocabulary)
+        train.train(c, run)
     metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
         raise faults.Stopped("a trial was ended before its last step")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import baselines
 import model
 import plot
-import policies
 import sample
 import tasks
 import tokenizer
@@ -49,8 +49,8 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
     model.choose_threads(transformer.config.d_model)
-    name = policies.name_of(folder)  # with what it cuts
-    head = policies.make(name if policies.learns(name) else "own", folder)
+    name = baselines.name_of(folder)  # with what it cuts
+    head = baselines.make(name if baselines.learns(name) else "own", folder)
     generator = torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
@@ -70,7 +70,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             if len(text) != len(ids):
                 continue  # not one character a token: nothing the classes know
             keep[int(rollout.prompt_lengths[row]) + len(ids) :] = False
-            hidden = rollout.hidden[row][keep]
+            hidden = rollout.reads[row][keep]
             gate, alpha, beta = head(hidden)
             taus = rollout.temperatures[row][keep]
             before = torch.cat((taus.new_tensor([head.tau_initial]), taus[:-1]))  # tau_{t-1}

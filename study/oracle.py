@@ -30,8 +30,8 @@ import model
 import tasks
 import tokenizer
 from baselines import chosen
-from study import findings, trials
 from study import experiment as study
+from study import findings, trials
 from temperature_head import Action
 from trainer import faults
 

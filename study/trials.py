@@ -22,11 +22,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-import policies
-import temperature_head
-
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
 PASS = {"temperature_objective": "pass@8"}
 # For the heads, and for EAD as the best rule: under one temperature for all tokens it is a common factor.
@@ -167,33 +162,6 @@ def settings_of(size: Size, methods: Sequence[str] = ("",)) -> list[Setting]:
     return [setting for name, settings in tuned.items() if name in wanted for setting in settings]
 
 
-class NoGate(temperature_head.TemperatureHead):
-    """An ablation: the temperature changes at every token, and so no longer depends on the one before."""
-
-    kind = "no-gate"
-
-    def forward(self, hidden):
-        gate, alpha, beta = super().forward(hidden)
-        return torch.full_like(gate, 30.0), alpha, beta  # P(c = 1) = 1
-
-
-class EntropyHead(temperature_head.TemperatureHead):
-    """An ablation: of the hidden state, the head is told the entropy of the tokens that it leads to, and nothing else."""
-
-    kind = "entropy-only"
-    unembed = None  # the token policy's, before anything is asked
-
-    def forward(self, hidden):
-        with torch.no_grad():
-            log_probs = self.unembed(hidden).float().log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return super().forward(entropy[..., None].expand_as(hidden))
-
-
-ABLATIONS = {kind.kind: kind for kind in (NoGate, EntropyHead)}
-policies.LEARNED |= ABLATIONS  # so that --policy knows them in this process
-
-
 class Trial(NamedTuple):
     """One method of a regime with one seed.  `flags` are train.py's; None: nothing is trained."""
 
@@ -248,7 +216,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
                 policy, learning = chosen.head_and_cut
                 add(regime, "head, mean, min-p", policy, flags | learning)
                 add(regime, "head, pass@8, min-p", policy, flags | learning | PASS)
-            for name in ABLATIONS if regime == "frozen" else ["no-gate"]:
+            for name in ("no-gate", "entropy-only") if regime == "frozen" else ["no-gate"]:
                 add(regime, f"head, pass@8, {name}", name, flags | PASS | chosen.head, after)
     if "frozen-long" in regimes:
         longer = alone | chosen.head | {"steps": size.steps * LONG}

@@ -10,6 +10,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import policies
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,6 @@ from safetensors.torch import load_file
 import baselines
 import config
 import model
-import policies
 import rl
 import tasks
 import temperature_head
@@ -326,7 +326,7 @@ def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_p
 
 def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
     run = shutil.copytree(unbroken, tmp_path / "run")
-    shown = ("after.json", "table.md", "display.report.html", "run.png", "heat_map.png")
+    shown = ("after.json", "table.md", "report.html", "run.png", "heat_map.png")
     for name in shown:
         (run / name).touch()
     monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))

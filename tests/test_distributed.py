@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import policies
 import pytest
 import test_checkpoint
 import torch
@@ -17,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 
 import config
 import model
-import policies
 import rl
 import sample
 import temperature_head

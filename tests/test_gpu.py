@@ -3,13 +3,13 @@
 import copy
 import dataclasses
 
+import policies
 import pytest
 import torch
 from test_attention_kernel import SHAPES, one_step
 from torch._dynamo.utils import counters
 
 import model
-import policies
 import rl
 import sample
 import token_policy

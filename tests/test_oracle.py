@@ -13,8 +13,8 @@ import model
 import sample
 import tasks
 import tokenizer
-from study import findings, oracle, trials
 from study import experiment as study
+from study import findings, oracle, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = st.integers(0, 1999).map(str)

@@ -5,12 +5,12 @@ import random
 import shutil
 import subprocess
 
+import policies
 import pytest
 import torch
 
 import model
 import plot
-import policies
 import sample
 from display import log, report
 from temperature_head import TemperatureHead

@@ -5,12 +5,12 @@ import itertools
 import math
 from dataclasses import replace
 
+import policies
 import pytest
 import torch
 
 import baselines
 import model
-import policies
 import rl
 import sample
 from engine import attention

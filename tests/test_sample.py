@@ -6,12 +6,12 @@ import dataclasses
 import math
 from dataclasses import fields
 
+import policies
 import pytest
 import torch
 
 import baselines
 import model
-import policies
 import rl
 import sample
 import temperature_head

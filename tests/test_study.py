@@ -23,8 +23,8 @@ import rl
 import tasks
 import temperature_head
 from display import log
-from study import findings, frontier, introspect, trials
 from study import experiment as study
+from study import findings, frontier, introspect, trials
 from trainer import faults
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -254,8 +254,9 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
 
 
 def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypatch, capsys):
-    import eval as evaluation
     import policies
+
+    import eval as evaluation
     import tokenizer
     import train
 
