@@ -30,6 +30,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def place(file: str, text: str, near: int) -> int:
     """The number of the line that holds `text`, the nearest one if there are several; 0 if there is none."""
+    if not (ROOT / file).is_file():
+        return 0
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = [number for number, line in enumerate(lines, start=1) if " ".join(text.split()) in line]
     return min(found, key=lambda number: abs(number - near), default=0)
@@ -129,8 +131,7 @@ def commands(document: Path) -> list[str]:
 def test_the_commands_of_the_documents_have_the_flags_they_use(monkeypatch, capsys):
     every = {command for document in DOCUMENTS for command in commands(document)}
     assert len(every) >= 8
-    for name in ("outlive_the_terminal", "at_once", "keep_freed_memory"):  # pytest's signals and memory are its own
-        monkeypatch.setattr(f"trainer.faults.{name}", lambda: None)
+    monkeypatch.setattr("trainer.faults.at_once", lambda: None)  # pytest has its own signals
     helps: dict[str, str] = {}
     for command in every:
         script = command.split()[1]
