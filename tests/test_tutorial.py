@@ -3,7 +3,6 @@
 python tests/test_tutorial.py --renumber        puts the line numbers of all pointers right, after code has moved
 """
 
-import ast
 import doctest
 import importlib
 import os
@@ -88,26 +87,15 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target.partition("#")[0]).exists(), target
 
 
-def test_the_map_of_the_readme_has_every_file_and_imports_run_down_it():
-    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
-    place = {name: i for i, row in enumerate(rows) for name in re.findall(r"\]\((\w+)\.py\)", row.split(" | ")[0])}
-    files = {
-        file.stem: file
-        for file in ROOT.glob("*.py")
-        if not file.stem.startswith("bench") and file.stem != "verify_bench"
-    }
-    assert set(place) == set(files)
-    paper = sum(
-        len(files[row[5:].partition(".")[0]].read_text().splitlines()) for row in rows if row.startswith("| [**")
-    )
-    assert f"five files in bold, {round(paper, -2):,} lines" in (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, file in files.items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for other in names + ([node.module] if isinstance(node, ast.ImportFrom) else []):
-                assert other not in files or place[other] >= place[name], (
-                    f"{name}.py imports {other}.py, which is above it"
-                )
+def test_the_tree_of_the_readme_names_every_file_of_the_root_and_every_folder():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```\n(minimal\.py .*?)^```", text, re.MULTILINE | re.DOTALL)
+    named = [re.split(r"  +", line, maxsplit=1) for line in tree.splitlines()]
+    assert all(len(line) == 2 for line in named), "a name without its comment"
+    files = {file.name for file in ROOT.glob("*.py")}
+    folders = {f"{file.parent.name}/" for file in ROOT.glob("*/*.py")}
+    assert {name for names, _ in named for name in names.split()} == files | folders
+    assert len(text.splitlines()) <= 180
 
 
 def test_the_experiments_print_what_the_tutorial_shows(monkeypatch):
