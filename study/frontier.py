@@ -130,7 +130,7 @@ def when(studies: dict[str, dict[str, dict[str, list[dict]]]], out: Path) -> Non
     figure, axes = plt.subplots(
         2, 1, figsize=(max(6.5, 1.35 * len(columns) + 1), 7.5), constrained_layout=True, sharex=True, squeeze=False
     )
-    for axis, metric in zip(axes.flat, ("Pass", "Avg")):
+    for axis, metric in zip(axes[::-1, 0], ("Avg", "Pass")):
         leads = []
         for place, (_, study, regime) in enumerate(columns):
             methods = studies[study][regime]
