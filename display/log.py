@@ -44,13 +44,13 @@ def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks
     for low, high in zip(curves.ENTROPY_BINS, (*curves.ENTROPY_BINS[1:], float("inf"))):
         if len(inside := taus[(entropies >= low) & (entropies < high)]):
             metrics[f"tau_by_entropy/{low}"] = float(inside.mean())
-    if problems[0].kind in tasks.GENERATED:
+    if task := tasks.task_of(problems[0]):
         of_kind: dict[str, list[float]] = {}
         completions = rollout.completions()
         text = {token: vocabulary.decode([token]) for token in set().union(*completions)}
         for ids, row, keep in zip(completions, rollout.temperatures, rollout.mask):
             pieces = [text[token] for token in ids]
-            kinds = iter(tasks.trace_classes("".join(pieces)))
+            kinds = iter(task.classes("".join(pieces)))
             for piece, tau in zip(pieces, row[keep].tolist()):  # a token counts as what its first character is
                 kind = [next(kinds) for _ in piece][:1]
                 of_kind.setdefault(kind[0] if kind else "format", []).append(tau)

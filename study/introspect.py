@@ -20,6 +20,7 @@ import tokenizer
 from display.curves import smooth
 from display.intervals import student
 from models import pretrain
+from problems.traces import trace_classes
 from token_policy import token_policy
 
 
@@ -126,7 +127,7 @@ def places(text: str) -> list[str]:
     >>> places("3*15=45;")
     ['operand, first digit', 'operator', 'operand, first digit', 'operand, later digit', 'format', 'result, first digit', 'result, later digit', 'format']
     """
-    classes = tasks.trace_classes(text)
+    classes = trace_classes(text)
     return [
         kind
         if kind in ("operator", "format")
@@ -139,7 +140,7 @@ def argmax_is_wrong(transformer, hidden: torch.Tensor, problem: tasks.Problem, t
     """1 where the likeliest token is not the right digit of a result (given what stands before it), 0 where it is, nan elsewhere."""
     likeliest = transformer.unembed(hidden).argmax(-1).tolist()
     verdicts = [float("nan")] * len(text)
-    for match, result in tasks.steps_of(problem, text):
+    for match, result in tasks.task_of(problem).steps(problem, text):
         exact, shown = str(result), match.group(4)
         if exact[0] == "-":
             continue  # cannot be written, so no digit is right
