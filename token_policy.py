@@ -66,7 +66,7 @@ def beyond(logits: Tensor, margin: Tensor) -> Tensor:
     return logits.amax(-1, keepdim=True) - logits > margin.unsqueeze(-1)
 
 
-def cut(logits: Tensor, min_p: float, top_p: float) -> Tensor | None:
+def cut(logits: Tensor, min_p: float = 0.0, top_p: float = 1.0) -> Tensor | None:
     """Remove unlikely tokens from logits (B, V), in place; the margins (B,) by which training removes the same ones.
 
     None where nothing is cut.  Training may use the margins for one gradient a rollout: once the model has moved, the same

@@ -742,9 +742,11 @@ def test_the_settings_of_either_side_reach_its_step():
         token_epochs=3, temperature_epochs=5, clip_low=0.1, clip_high=0.3, token_entropy=0.01, temperature_entropy=0.02, kl=0.04,
         max_grad_norm=0.5, micro_batch_tokens=77, token_weight="tau",
     )  # fmt: skip
-    tokens, temperature = train.step_settings(c)
-    assert tokens == rl.StepSettings(3, 0.1, 0.3, 0.01, 0.04, 0.5, 77, by_temperature=True)
-    assert temperature == rl.StepSettings(5, 0.1, 0.3, 0.02, 0.0, 0.5, 77)
+    vocabulary = tokenizer.load(ROOT / "models/countdown")
+    made = train.Run(c, vocabulary, [], [], None, None, None, None, {}, 0, 1)
+    assert made.token_settings == rl.StepSettings(3, 0.1, 0.3, 0.01, 0.04, 0.5, by_temperature=True)
+    assert made.temperature_settings == rl.StepSettings(5, 0.1, 0.3, 0.02, 0.0, 0.5)
+    assert made.gradient.micro_batch_tokens == 77
 
 
 def test_every_flag_has_a_meaning():

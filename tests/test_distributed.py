@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import policies
 import pytest
 import test_checkpoint
 import torch
@@ -16,6 +15,7 @@ from test_checkpoint import metrics_of, state_file, words
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import baselines
 import config
 import model
 import rl
@@ -24,6 +24,8 @@ import temperature_head
 from bench import traffic as bench_traffic
 from bench.tables import markdown
 from engine import distributed
+from engine.gradient import FastGradient
+from engine.micro_batches import micro_batches
 from trainer import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +51,7 @@ def make_rollout(transformer, head) -> tuple[sample.Rollout, torch.Tensor]:
     prompts = [[49 + i] * (1 + 3 * i) for i in range(GROUPS)]
     generator = torch.Generator().manual_seed(5)
     rollout = sample.generate(
-        transformer, head, prompts, SAMPLES, 12, set(range(0, 257, 7)), generator, keep_hidden=True
+        transformer, head, prompts, SAMPLES, 12, set(range(0, 257, 7)), generator, keep_reads=True
     )
     advantage = torch.randn(GROUPS * SAMPLES, generator=generator)
     advantage[GROUPS * SAMPLES // 2 :] = 0
@@ -68,8 +70,8 @@ def two_steps(folder: Path, is_sharded: bool, uneven: bool, settings: rl.StepSet
     rollout, advantage = rollout.rows(mine), advantage[mine]
     sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
     optimizers = [torch.optim.AdamW(side.parameters(), lr=1e-2, weight_decay=0.0) for side in (transformer, head)]
-    told = rl.token_step(transformer, optimizers[0], rollout, advantage, settings)
-    rl.temperature_step(head, optimizers[1], rollout, advantage, settings)
+    told = rl.token_step(transformer, optimizers[0], rollout, advantage, settings, engine=FastGradient(40))
+    rl.temperature_step(head, optimizers[1], rollout, advantage, settings, FastGradient(40))
     distributed.refresh(sampler, transformer)
     for name, tensor in distributed.whole(transformer.state_dict()).items():
         assert torch.equal(tensor, sampler.state_dict()[name])
@@ -107,18 +109,18 @@ def traffic(is_sharded: bool) -> tuple[int, dict, dict, dict]:
     """(micro-batches, bytes of a token step, of the copy after it, of a checkpoint)."""
     transformer = model.Transformer(SMALL)
     transformer.checkpointing = is_sharded  # layers computed again are not gathered again
-    rollout, advantage = make_rollout(transformer, policies.make("1.0"))
+    rollout, advantage = make_rollout(transformer, baselines.make("1.0"))
     advantage = torch.ones_like(advantage)
     sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-2)
-    settings = rl.StepSettings(micro_batch_tokens=40)
+    engine = FastGradient(40)
     with Sent() as step:
-        rl.token_step(transformer, optimizer, rollout, advantage, settings)
+        rl.token_step(transformer, optimizer, rollout, advantage, rl.StepSettings(), engine=engine)
     with Sent() as copied:
         distributed.refresh(sampler, transformer)
     with Sent() as saved:
         distributed.whole([transformer.state_dict(), optimizer.state_dict()])
-    batches = len(list(rl.micro_batches(rollout, settings.micro_batch_tokens)))
+    batches = len(list(micro_batches(rollout, 40)))
     return batches, dict(step.bytes), dict(copied.bytes), dict(saved.bytes)
 
 
@@ -130,7 +132,7 @@ CASES = [
 
 
 def settings_of(bonus: float) -> rl.StepSettings:
-    return rl.StepSettings(epochs=3, micro_batch_tokens=40, entropy_bonus=bonus, max_grad_norm=0.05)
+    return rl.StepSettings(epochs=3, entropy_bonus=bonus, max_grad_norm=0.05)
 
 
 def worker(folder: str, out: str) -> None:
