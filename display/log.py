@@ -182,16 +182,17 @@ class Log:
             verdict = "right" if entry["reward"] else "wrong"
             progress.write(f"step {step}  {verdict}  {asked} {line}  (answer {given}, gold {gold})")
 
-    def held_out(self, when: str, step: int, transformer, policy, problems, length: int, template: str) -> None:
+    def held_out(self, when: str, step: int, transformer, policy, problems, length: int, prompt, own=None) -> None:
         """One completion each of some held-out problems, spread over all of them, for a look before and after."""
         count = min(len(problems), LOOKS, max(4, TOKENS_LOOKED_AT // length))
         asked = [problems[i * len(problems) // count] for i in range(count)]
-        prompts = [tasks.render(problem.problem, self.vocabulary, template) for problem in asked]
+        prompts = [tasks.render(problem, self.vocabulary, prompt) for problem in asked]
+        stop_texts = tasks.stops_of(asked[0], prompt)
         generator = torch.Generator(transformer.device).manual_seed(0)  # never moves the randomness of training
-        stop = tasks.stop_ids(self.vocabulary)
-        rollout = sample.generate(transformer, policy, prompts, 1, length, stop, generator, keep_reads=True)
-        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
-        rewards = tasks.rewards(asked, texts, rollout.finished.tolist())
+        eos, stop = tasks.stop_ids(self.vocabulary), tasks.stop_of(self.vocabulary, stop_texts)
+        rollout = sample.generate(transformer, policy, prompts, 1, length, eos, generator, keep_reads=True, stop=stop)
+        texts = tasks.completion_texts(rollout, self.vocabulary, stop_texts)
+        rewards = tasks.rewards(asked, texts, rollout.finished.tolist(), own)
         for row, (problem, reward) in enumerate(zip(asked, rewards)):
             entry = self.entry(transformer, policy, rollout, row, problem, reward)
             self.append(dict(step=step, when=when) | entry)
