@@ -9,7 +9,7 @@ from pathlib import Path
 
 import model
 import tasks
-from study import findings, settings, trials
+from study import settings, tables, trials
 from study.experiment import run_all, tune
 from study.results import Asked, problems_of, restore, weights_of
 from study.trials import Size, Trial, folder_of
@@ -165,7 +165,7 @@ def run(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["tables"]:
-        return print(findings.every_table())
+        return print(tables.every_table())
     try:
         run(words(sys.argv[1:]))
     except (ValueError, OSError) as error:

@@ -1,6 +1,5 @@
 """What the trials say, as tables: accuracy, the primary comparison, cuts, the map, and what the learned temperature reads.
 
-    python -m study tables                       every table of the kept trials, to standard output
     python -m study.findings runs/study          findings.md, frontier.png and temperature.png, in that folder
     python -m study.findings runs/study --keep FILE.gz      and all trials in one small file, which it reads as well
     python -m study.findings study/kept/trials-*.gz         when.png, of several studies: when does a learned temperature pay?
@@ -22,7 +21,6 @@ from study import compare, frontier, introspect
 from study.compare import Methods, difference, interval, per_problem
 from study.results import keep, read
 
-KEPT = Path(__file__).parent / "kept"
 LEARNED = "frozen", "head, mean"  # whose temperatures are looked at
 PAPER = ("head, mean", "head, mean, every step", "head, mean, every step, by tau")  # the first that a regime has
 DECODED = ("0.3", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
@@ -198,19 +196,6 @@ def tables(found: dict[str, Methods]) -> str:
     if any("tuning" in r for methods in found.values() for results in methods.values() for r in results):
         parts["The map"] = map_table(found)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
-
-
-def kept_studies() -> dict[str, dict[str, Methods]]:
-    return {file.name.removeprefix("trials-").partition(".")[0]: read(file) for file in sorted(KEPT.glob("*.jsonl.gz"))}
-
-
-def every_table() -> str:
-    """All tables of the kept trials, and of the temperatures that were looked at."""
-    studies = kept_studies()
-    text = f"# Every table of the kept trials\n\n## Primary endpoints\n\n{primary_table(studies)}\n"
-    text += "".join(f"\n## {name}\n\n{tables(found)}\n" for name, found in studies.items())
-    looks = sorted(KEPT.glob("look-*.json"))
-    return text + "".join(f"\n## {file.stem}\n\n{introspect.tables(introspect.load(file))}\n" for file in looks)
 
 
 def words(given: list[str]) -> argparse.Namespace:

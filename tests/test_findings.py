@@ -11,7 +11,7 @@ import torch
 
 import tasks
 import temperature_head
-from study import findings, frontier, introspect
+from study import findings, frontier, introspect, tables
 from study.results import keep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +62,8 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
         own = {"samples": samples, "successes": [right, 0], "temperature": 1.0}
         return [{"evaluations": {"own": own}, "metrics": []}] * 2
 
-    table = findings.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
-    head, cut, greedy = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    markdown = findings.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
+    head, cut, greedy = (line.strip("| ").split(" | ") for line in markdown.splitlines()[2:])
     assert [cell.startswith("**") for cell in greedy[2:4]] == [True, False], "it is right every second time"
     assert greedy[3] == "" and [cell.startswith("**") for cell in head[2:4]] == [False, True], "the first of equals"
     assert [cell.startswith("**") for cell in cut[2:4]] == [False, False]
@@ -145,7 +145,7 @@ def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, cap
     ]
 
     monkeypatch.undo()
-    kept = [str(findings.KEPT / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
+    kept = [str(tables.KEPT / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
     monkeypatch.setattr(sys, "argv", ["findings.py", *kept, "--out", str(tmp_path / "out")])
     findings.main()
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["when.png"]

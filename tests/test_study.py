@@ -65,8 +65,8 @@ def test_the_commands_from_a_small_study_to_its_tables(tmp_path, monkeypatch, ca
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
     of_file = here(findings, "findings.py", str(kept), "--out", str(tmp_path / "of-file"), "--keep", str(again))
-    tables, again_tables = (found[found.index("###") :].rstrip() for found in (text, of_file))
-    assert tables.startswith(again_tables) and "| 3e-5 | head, pass@8, tokens first | " in of_file
+    first, second = (found[found.index("###") :].rstrip() for found in (text, of_file))
+    assert first.startswith(second) and "| 3e-5 | head, pass@8, tokens first | " in of_file
     assert kept.read_bytes() == again.read_bytes() and len(kept.read_bytes()) < 10 * 300
     lines = gzip.decompress(kept.read_bytes()).decode().splitlines()
     assert not any("/" in line for line in lines), "no path of the machine that they ran on"
