@@ -14,12 +14,13 @@ import torch.nn.functional as F
 
 import baselines
 import model
-import plot
 import sample
 import tasks
 import tokenizer
+from display.curves import smooth
 from display.intervals import student
 from models import pretrain
+from problems.traces import trace_classes
 from token_policy import token_policy
 
 
@@ -126,7 +127,7 @@ def places(text: str) -> list[str]:
     >>> places("3*15=45;")
     ['operand, first digit', 'operator', 'operand, first digit', 'operand, later digit', 'format', 'result, first digit', 'result, later digit', 'format']
     """
-    classes = tasks.trace_classes(text)
+    classes = trace_classes(text)
     return [
         kind
         if kind in ("operator", "format")
@@ -139,7 +140,7 @@ def argmax_is_wrong(transformer, hidden: torch.Tensor, problem: tasks.Problem, t
     """1 where the likeliest token is not the right digit of a result (given what stands before it), 0 where it is, nan elsewhere."""
     likeliest = transformer.unembed(hidden).argmax(-1).tolist()
     verdicts = [float("nan")] * len(text)
-    for match, result in tasks.steps_of(problem, text):
+    for match, result in tasks.task_of(problem).steps(problem, text):
         exact, shown = str(result), match.group(4)
         if exact[0] == "-":
             continue  # cannot be written, so no digit is right
@@ -244,7 +245,7 @@ def picture(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: 
     kinds = sorted(set(looks[0]["kind"]))
     figure, (over_time, by_kind, by_entropy) = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
     for kind in ("operator", "operand", "result", "format"):
-        curves = np.array([plot.smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
+        curves = np.array([smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
         drawn = over_time.plot(curves.mean(0), label=kind)[0]
         over_time.fill_between(
             range(curves.shape[1]), curves.min(0), curves.max(0), color=drawn.get_color(), alpha=0.15

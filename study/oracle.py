@@ -45,7 +45,7 @@ def follows(place: int, text: str) -> int:
     """The place after a token, from the place that it was written at."""
     if text.isdigit():
         return OPERATOR if place == LEFT else place
-    places = dict.fromkeys(tasks.OPERATIONS, RIGHT) | {"=": RESULT, ",": LEFT, ";": LEFT}
+    places = dict.fromkeys("+-*", RIGHT) | {"=": RESULT, ",": LEFT, ";": LEFT}
     return places.get(text, place)
 
 

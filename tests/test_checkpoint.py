@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import baselines
 import config
+import eval as evaluation
 import model
 import rl
 import tasks
@@ -24,6 +25,7 @@ import tokenizer
 import train
 from display import log
 from trainer import checkpoint
+from trainer import run as run_module
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "temperature_head.safetensors")
@@ -389,9 +391,9 @@ def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
 
 
 def test_evaluations_on_the_way_are_spread_over_all_held_out_problems(base, tmp_path, monkeypatch):
-    asked, really = [], train.evaluation.evaluate
+    asked, really = [], evaluation.evaluate
     monkeypatch.setattr(
-        train.evaluation, "evaluate", lambda *of, **how: asked.append([p.problem for p in of[3]]) or really(*of, **how)
+        evaluation, "evaluate", lambda *of, **how: asked.append([p.problem for p in of[3]]) or really(*of, **how)
     )
     go(base, tmp_path / "run", "--final-problems", "5", "--eval-problems", "3")
     everything, *_ = asked
@@ -490,8 +492,8 @@ def test_the_side_that_is_fixed_stays_bit_identical(base, tmp_path, monkeypatch,
             seen.append(arguments)
         return really(*arguments, **named)
 
-    really = train.sample.generate
-    monkeypatch.setattr(train.sample, "generate", generate)
+    really = run_module.generate
+    monkeypatch.setattr(run_module, "generate", generate)
     monkeypatch.setattr(checkpoint, "save", snapshot)
     go(base, tmp_path / "run", "--save-every", "1", "--steps", "4", "--eval-every", "0", *flags)
     torch.manual_seed(0)
@@ -523,7 +525,7 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
     monkeypatch.setattr(rl, "advantages", lambda rewards, kind: groups.append(rewards) or advantages(rewards, kind))
     monkeypatch.setattr(rl, "token_step", lambda *a: steps.append(a) or token_step(*a))
     go(base, tmp_path / "run", "--steps", "1", "--schedule", "tokens")
-    (rewards,), ((_, _, rollout, advantage, *_),) = groups, steps
+    (rewards, _), ((_, _, rollout, advantage, *_),) = groups, steps
     assert rewards.shape == (4, 4) and 0 < rewards.mean() < 1
     assert torch.equal(rewards.flatten(), rollout.finished.float())
     cut = ~rollout.finished

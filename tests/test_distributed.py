@@ -1,9 +1,7 @@
 """distributed.py: two processes (gloo, on the CPU) take the step of one; and whole runs under torchrun."""
 
 import atexit
-import doctest
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +21,8 @@ import model
 import rl
 import sample
 import temperature_head
+from bench import traffic as bench_traffic
+from bench.tables import markdown
 from engine import distributed
 from engine.gradient import FastGradient
 from engine.micro_batches import micro_batches
@@ -100,18 +100,14 @@ class Sent(TorchDispatchMode):
         return result
 
 
-SIZES = dict(layers=3, d=16, heads=2, kv_heads=1, d_head=8, mlp=24, vocabulary=258)
+SMALL = model.Config(
+    258, 16, n_layers=3, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=24, max_length=64, qk_norm=True, tied=True
+)
 
 
 def traffic(is_sharded: bool) -> tuple[int, dict, dict, dict]:
     """(micro-batches, bytes of a token step, of the copy after it, of a checkpoint)."""
-    s = SIZES
-    transformer = model.Transformer(
-        model.Config(
-            vocab_size=s["vocabulary"], d_model=s["d"], n_layers=s["layers"], n_heads=s["heads"],
-            n_kv_heads=s["kv_heads"], d_head=s["d_head"], d_mlp=s["mlp"], max_length=64, qk_norm=True, tied=True,
-        )
-    )  # fmt: skip
+    transformer = model.Transformer(SMALL)
     transformer.checkpointing = is_sharded  # layers computed again are not gathered again
     rollout, advantage = make_rollout(transformer, baselines.make("1.0"))
     advantage = torch.ones_like(advantage)
@@ -176,16 +172,16 @@ def test_two_processes_take_the_step_of_one(base, results):
         assert told["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
 
 
-def test_what_is_sent_is_what_scaling_md_says(results):
-    """Its tables are what its formulas print, and its formulas are what two processes hand to each other."""
+def test_the_tables_of_scaling_md_are_what_bench_traffic_prints():
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(code, {}, "scaling.md", "scaling.md", 0)
-    said: list[str] = []
-    assert doctest.DocTestRunner().run(test, out=said.append, clear_globs=False).failed == 0, "".join(said)
+    for rows in (bench_traffic.traffic_rows(), bench_traffic.memory_rows()):
+        assert markdown({"": rows}).strip("# \n") in text, "python -m bench.traffic prints them"
+
+
+def test_two_processes_send_what_bench_traffic_computes(results):
     (_, plain, *nothing), (batches, step, copied, saved) = results[len(CASES) :]
-    sizes = test.globs["parameters"](*SIZES.values())
-    expected = {name: 2 * size for name, size in test.globs["sent"](*sizes, 2, batches, copied=4).items()}  # of a half
+    one = bench_traffic.sent(SMALL, 2, batches, copied=4)
+    expected = {name: 2 * size for name, size in one.items()}  # by two processes
     few = 100  # counts and norms
     assert batches > 3 and nothing == [{}, {}]
     assert 0 <= plain["allreduce"] - expected["sum of gradients"] / 2 <= few and set(plain) == {"allreduce"}

@@ -39,7 +39,7 @@ def lottery(problems, texts, finished) -> list[float]:
     return [float(whole and len(text) % 2) for text, whole in zip(texts, finished)]
 
 
-PROBLEMS = tasks.countdown("test", 12)
+PROBLEMS = tasks.load("countdown", "test", 12)
 
 
 # ---- estimators -----------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_demonstrator_errs_at_its_rates_and_in_no_other_way():
     for problem in problems:
         now = problem.problem.split(",")[0]
         trace = pretrain.demonstrate(problem, draw, 1.0, 0.25)
-        for match, result in tasks.steps_of(problem, trace):
+        for match, result in tasks.task_of(problem).steps(problem, trace):
             assert match.group(1) == now, "a slip is written and the trace goes on from there"
             wrong, steps, now = wrong + (match.group(4) != str(result)), steps + 1, match.group(4)
     assert steps == 3 * 400 and 0.2 < wrong / steps < 0.3

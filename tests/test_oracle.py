@@ -13,6 +13,7 @@ import model
 import sample
 import tasks
 import tokenizer
+from problems.traces import trace_classes
 from study import experiment as study
 from study import oracle, trials
 
@@ -46,7 +47,7 @@ def test_places_are_those_that_classes_of_a_trace_say(steps):
         "format": {oracle.RIGHT, oracle.RESULT},  # = and what ends a step
     }
     at = places(text)
-    assert all(place in able[kind] for place, kind in zip(at, tasks.trace_classes(text)))
+    assert all(place in able[kind] for place, kind in zip(at, trace_classes(text)))
     for step in re.finditer("[^,;]+", text):  # a step begins with a digit that nothing stands before
         assert [i for i in range(*step.span()) if at[i] == oracle.LEFT] == [step.start()]
     assert oracle.follows(oracle.RIGHT, "of") == oracle.RIGHT, "what has no place in a trace changes nothing"

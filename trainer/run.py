@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import baselines
 import config
@@ -21,6 +20,7 @@ import rl
 import tasks
 import tokenizer
 from display import log
+from display.progress import Progress
 from engine import distributed
 from engine.gradient import FastGradient
 from engine.sampling import rows_at_once
@@ -69,10 +69,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The steps that are left to do.  A signal ends them after the step that it meets."""
-        self.progress = tqdm(
-            range(self.first_step, self.c.steps), initial=self.first_step, total=self.c.steps, desc="train",
-            disable=None if self.is_first else True,
-        )  # fmt: skip
+        self.progress = Progress(self.first_step, self.c.steps, shown=self.is_first)
         for step in self.progress:
             yield step
             if self.stopped:
@@ -82,7 +79,7 @@ class Run:
     def finish(self) -> None:
         if self.stopped:
             if self.is_first:
-                self.logs.board.close()
+                self.logs.close()
                 print(
                     f"stopped after step {self.metrics['step'] + 1}; the same command with --resume goes on from there"
                 )
@@ -112,8 +109,13 @@ class Run:
         rows = c.rollout_rows or rows_at_once(self.sampler, max(map(len, prompts)) + self.max_new_tokens)
         size = max(1, rows // c.samples_per_prompt)
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        keep_reads = keep_reads or self.prints()  # the log shows what the policy chose from what it read
         shared = c.samples_per_prompt, self.max_new_tokens, self.stop, generator, keep_reads
         return join([generate(self.sampler, self.policy, part, *shared) for part in parts])
+
+    def prints(self) -> bool:
+        """Is it a step whose completions are shown?"""
+        return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
 
     def reward(self, problems: list[tasks.Problem], rollout: Rollout) -> torch.Tensor:
         """R(x, y) in {0, 1}, (P, G)."""
@@ -122,9 +124,10 @@ class Run:
         rewards = torch.tensor(tasks.rewards(repeated, texts, rollout.finished.tolist()), device=self.c.device)
         rewards = rewards.view(len(problems), self.c.samples_per_prompt)
         self.sampled = time.perf_counter()
-        step = self.metrics["step"]
-        if self.is_first and self.c.print_every and step % self.c.print_every == 0:
-            self.logs.samples(step, self.sampler, self.policy, rollout, repeated, rewards, self.progress)
+        if self.prints():
+            self.logs.samples(
+                self.metrics["step"], self.sampler, self.policy, rollout, repeated, rewards, self.progress
+            )
         self.metrics |= log.measure(rollout, rewards, repeated, self.vocabulary)
         return rewards
 
@@ -148,10 +151,7 @@ class Run:
             is_best = any(name.startswith("eval/") for name in self.metrics)
             is_best = is_best and checkpoint.best_step(self.folder) == step + 1
         tokens_per_second = distributed.size() * int(rollout.mask.sum()) / (time.perf_counter() - self.started)
-        self.progress.set_postfix(
-            reward=f"{self.metrics['reward']:.3f}", tau=f"{self.metrics['tau/mean']:.2f}",
-            entropy=f"{self.metrics['entropy']:.2f}", tokens_s=f"{tokens_per_second:,.0f}",
-        )  # fmt: skip
+        self.progress.tell(self.metrics, tokens_per_second)
         self.stopped = distributed.any_of(self.interrupted.now)
         if distributed.any_of((step + 1) % c.save_every == 0 or step + 1 == c.steps or is_best or self.stopped):
             state = self.transformer, self.policy, self.vocabulary, self.optimizers, vars(c), c.keep_checkpoints
