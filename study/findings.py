@@ -87,24 +87,22 @@ def verdict(of: tuple[float, float, float]) -> str:
     return "one seed" if low != low else "ahead" if low > 0 else "behind" if high < 0 else "level"
 
 
-def paper_head(methods: Methods) -> str | None:
-    return next((name for name in PAPER if name in methods), None)
+def primary_table(studies: dict[str, dict[str, Methods]], cuts: bool = False) -> str:
+    """The primary endpoint of each study and regime, and beside it the same for Avg@8.
 
-
-def primary_table(studies: dict[str, dict[str, Methods]]) -> str:
-    """The primary endpoint of each study and regime, and beside it the same for Avg@8."""
+    With `cuts` against the rules that cut unlikely tokens away, also for the head that cuts itself."""
     rows = []
     for study, found in studies.items():
         for regime, methods in found.items():
-            head, rivals = paper_head(methods), sum(compare.rivals(methods), [])
-            if not head or not compare.best(methods, rivals, "Pass"):
-                continue
-            cells = [study, regime, f"{head} ({len(methods[head])})"]
-            for metric in ("Pass", "Avg"):
-                name, at = compare.best(methods, rivals, metric)
-                less = difference(methods[head], methods[name], metric, at)
-                cells += [f"{shown(less, '+')} ({way((name, at))})", verdict(less)]
-            rows.append(cells)
+            head = next((name for name in PAPER if name in methods), "none")
+            rivals = [(n, "own") for n in methods if compare.cuts(n)] if cuts else sum(compare.rivals(methods), [])
+            for name in [n for n in (head, f"{PAPER[0]}, min-p", f"{PAPER[1]}, min-p") if n in methods][: 1 + cuts]:
+                cells = [study, regime, f"{name} ({len(methods[name])})"]
+                for metric in ("Pass", "Avg") if rivals else ():
+                    best = compare.best(methods, rivals, metric)
+                    less = difference(methods[name], methods[best[0]], metric, best[1])
+                    cells += [f"{shown(less, '+')} ({way(best)})", verdict(less)]
+                rows += [cells] if rivals and (cuts or name == head) else []
     return table(
         ["study", "regime", "head (seeds)", "Pass@8 less the best rival's", "", "Avg@8 less the best rival's", ""], rows
     )

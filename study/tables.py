@@ -24,6 +24,7 @@ def studies() -> dict[str, dict[str, Methods]]:
 def every_table() -> str:
     kept = studies()
     parts = {"Primary endpoints": findings.primary_table(kept)}
+    parts["The same against rules that cut"] = findings.primary_table(kept, cuts=True)
     parts |= {f"Trials: {name}": findings.tables(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     for file in sorted(KEPT.glob("default-*.json")):

@@ -1,6 +1,7 @@
 """study/findings.py and study/introspect.py: tables are those of the trials, and RESULTS.md and README.md say what they say."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import tasks
 import temperature_head
-from study import findings, frontier, introspect, tables
+from study import findings, frontier, introspect, tables, trials
 from study.results import keep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,3 +194,57 @@ def test_difficulty_is_the_share_of_plans_that_miss():
     easy, hard = (tasks.Problem(p, p.split("=")[1][:-1], "countdown") for p in ("1,1,1=1:", "2,3,7=42:"))
     assert 0 < introspect.difficulty(easy) < introspect.difficulty(hard) < 1
     assert introspect.difficulty(tasks.Problem("5,+7,-4,*3=32:", "32", "modular")) == pytest.approx(26 / 27)
+
+
+ROW = re.compile(r"^\|(?!---)(?= *[^|]*\|).*\d\.\d.*\|$", re.M)  # a table's row that holds a figure
+INTERVAL = re.compile(r"[-+]?\d+\.\d \[[-+]?\d+\.\d, [-+]?\d+\.\d\]")
+FIGURE = re.compile(r"(?<![\w.-])\d{1,2}\.\d{1,2}(?![\w-]|\.\d)")
+
+
+def told() -> str:
+    """RESULTS.md without what other people measured, and what has its own record."""
+    text = (ROOT / "study/RESULTS.md").read_text(encoding="utf-8")
+    for title in ("On real open weights", "Related work", "Commands"):
+        text = re.sub(rf"## {title}\n.*?(?=\n## |\Z)", "", text, flags=re.S)
+    return text
+
+
+def test_every_row_interval_and_figure_of_RESULTS_is_one_of_the_kept_trials():
+    text, every = told(), tables.every_table()
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|")).replace("/", " ")
+    settings = {"0.4", "0.2"}  # millions of parameters; a share of min-p
+    for pattern, of, least, known in (
+        (ROW, text, 40, set()),
+        (INTERVAL, text, 60, set()),
+        (FIGURE, prose, 30, settings),
+    ):
+        shown = pattern.findall(of)
+        missing = set(shown) - known - set(pattern.findall(every.replace("/", " ") if of is prose else every))
+        assert len(shown) > least and not missing, missing
+    assert len((ROOT / "study/RESULTS.md").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_every_interval_of_the_README_is_one_of_the_kept_trials():
+    shown = INTERVAL.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    missing = set(shown) - set(INTERVAL.findall(tables.every_table()))
+    assert shown and not missing, missing
+
+
+def test_kept_trials_are_those_that_the_plan_still_has():
+    task = {
+        "countdown": "countdown:3",
+        "modular-first": "countdown:3",
+    }  # the first modular base had Countdown's settings
+    for study, found in tables.studies().items():
+        size = trials.FULL._replace(task=task.get(study, "modular"), settings="same-slip" * (study == "same-slip"))
+        for regime, methods in found.items():
+            planned = {trial.method: trial for trial in trials.planned(size, [regime])}
+            for name, results in methods.items():
+                if name.startswith("told"):
+                    continue  # oracle.py's
+                settings = [{n: v for n, v in r["trial"].items() if n not in ("seed", "base", "task")} for r in results]
+                of_plan = {n: getattr(planned[name], n) for n in settings[0]}
+                if of_plan["flags"]:
+                    of_plan["flags"] = of_plan["flags"] | {"task": results[0]["trial"]["task"]}
+                assert all(s == of_plan for s in settings), f"{study}: {regime}, {name} is planned in another way now"
+                assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name
