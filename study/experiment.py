@@ -35,7 +35,7 @@ import tasks
 import tokenizer
 import train
 from display import log
-from study import settings, trials
+from study import rivals, settings, trials
 from study.results import Asked, weights_of, write
 from study.trials import Size, Trial, folder_of
 from trainer import faults
@@ -71,7 +71,8 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         found = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
         return found.summary() | {"successes": found.correct.sum(1).astype(int).tolist()}
 
-    own = baselines.make(trial.policy, source, asked.device)
+    stop = tasks.stop_ids(vocabulary)
+    own = rivals.evaluated(trial, source, asked.device, metrics, stop, lambda policy: evaluate(policy, problems))
     result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
     result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations={"own": evaluate(own, problems)})
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method

@@ -27,6 +27,13 @@ TUNED: dict[str, list[Setting]] = {  # eight each
     ],
     "min-p": [(f"{tau}+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.3) for tau in (2, 10)],
     "top-p": [(f"{tau}+top_p={p}", None) for p in (0.6, 0.7, 0.8, 0.9) for tau in (1, 2)],
+    "hot top-p": [(f"{tau}+top_p={p}", None) for p in (0.5, 0.6, 0.7, 0.8) for tau in (4, 10)],
+    "EAD, min-p": [
+        (f"ead:tokens_per_unit=1,growth=0,d_0=25,tau_max={tau},warm_tokens={warm}+min_p={p}", None)
+        for p in (0.05, 0.1, 0.2, 0.3) for tau, warm in ((0.7, 4), (1.2, 0))
+    ],
+    "EDT, min-p": [(f"edt:base={base},theta=1.0+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.3) for base in (0.8, 1.2)],
+    "two-piece": [("two-piece", PASS | flags) for flags in LEARNING],
     "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
     "sequence": [("sequence", PASS | flags) for flags in LEARNING],
     "head": [("own", PASS | flags) for flags in LEARNING],
@@ -50,6 +57,7 @@ TUNED_OF: dict[str, dict[str, list[Setting]]] = {
 }  # fmt: skip
 # Of the head with a cut: is it the cut, or the wider range?
 CONTROLS: list[Setting] = [("own", PASS | {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2})]
+CLIP_HIGHER = {"clip_high": 0.28}  # DAPO's (arXiv 2503.14476), not tuned here
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 
 
@@ -61,6 +69,8 @@ class Chosen(NamedTuple):
     sequence: dict
     head: dict
     head_and_cut: tuple[str, dict]
+    rivals: dict[str, str] = {}  # rules that came later
+    two_piece: dict = {}
 
 
 CHOSEN = {
