@@ -45,15 +45,15 @@ COMMON = ("0.3", "0.5", "0.7", "1.0", "greedy")  # how tokens that learned are d
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
-    """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done.
+    """Train and evaluate.  A trial is done when its folder has a result.json, which is written last.
 
-    `again`, a folder of trained trials: nothing is trained, and its own policy alone evaluated."""
+    With `again`, a folder of trained trials, nothing is trained, and only the trial's own policy is evaluated."""
     folder = folder_of(trial, root)
     if (folder / "result.json").is_file():
         return json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
-    model.choose_device(asked.device)  # what that sets is of a process
+    model.choose_device(asked.device)  # its settings belong to the process, and this may be a new one
     started, metrics = time.process_time(), []
     source = folder_of(trial, again or root, trial.after) if trial.after else Path(trial.base)
     if again and trial.flags is not None:
@@ -61,7 +61,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     elif trial.flags is not None:
         metrics = learn(trial, folder, source, asked.device)
         source = folder
-        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
+        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last weights
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
 
@@ -81,7 +81,7 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         result["evaluations"] |= {name: evaluate(policy, problems) for name, policy in common.items()}
         choose_by = tasks.load(trial.task, "tuning", min(asked.problems, 1000))
         result["tuning"] = {"own": evaluate(own, choose_by), "greedy": evaluate(common["greedy"], choose_by)}
-        transformer = model.load(trial.base, asked.device)
+        transformer = model.load(trial.base, asked.device)  # `evaluate` reads this name
         result["tuning"]["greedy, before"] = evaluate(common["greedy"], choose_by)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
@@ -89,9 +89,9 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
 
 
 def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_of=None) -> list[dict]:
-    """Train from the model in `source` by train.py's own loop: the run's metrics, one dict a step; the run lies in `folder`.
+    """Train from the model in `source` by train.py's own loop, in `folder`; returns the run's metrics, one dict a step.
 
-    `policy_of` makes a policy that has no name, of the vocabulary, to stand in for the trial's."""
+    `policy_of(vocabulary)` replaces the trial's policy, for policies without a name."""
     words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
     c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
     config.validate(c)
@@ -101,14 +101,14 @@ def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_
             run.policy = policy_of(run.vocabulary)
         train.train(c, run)
     metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
+    if len(metrics) < c.steps:  # a signal: train.py saved and ended early
         raise faults.Stopped("a trial was ended before its last step")
     return metrics
 
 
 @contextlib.contextmanager
 def no_pictures():
-    """Those of every trial would take longer than its evaluation."""
+    """Runs inside draw no report, which would take longer than the trial's evaluation."""
     report, log.Log.report = log.Log.report, lambda self: ""
     try:
         yield
@@ -141,7 +141,7 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
                 unfinished.remove(name)
                 progress.update()
             time.sleep(0 if ended else 0.05)
-        pool.close()  # leaving would end the processes by a signal, of which they would complain
+        pool.close()  # without it, leaving kills the processes, and they print tracebacks
         pool.join()
     return [results[trial[:3]] for trial in todo]
 
