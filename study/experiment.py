@@ -68,12 +68,12 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     def evaluate(policy, problems) -> dict:
         transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
         length = tasks.completion_length(problems[0])
-        found = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
+        found = evaluation.evaluate(transformer, vocabulary, policy, problems, asked.samples, length, seed=trial.seed)
         return found.summary() | {"successes": found.correct.sum(1).astype(int).tolist()}
 
     stop = tasks.stop_ids(vocabulary)
     own = rivals.evaluated(trial, source, asked.device, metrics, stop, lambda policy: evaluate(policy, problems))
-    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
+    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device, samples=asked.samples)
     result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations={"own": evaluate(own, problems)})
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:

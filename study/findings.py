@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import eval as evaluation
 import tasks
 import temperature_head
 from study import compare, frontier, introspect
@@ -54,6 +55,10 @@ def is_greedy(results: list[dict], at: str = "own") -> bool:
     return results[0]["evaluations"][at]["samples"] == 1
 
 
+def samples_of(methods: Methods) -> int:
+    return max(results[0]["evaluations"]["own"]["samples"] for results in methods.values())
+
+
 def accuracy_table(methods: Methods) -> str:
     """A row a method: its own policy with intervals and every seed; its tokens, where they learned, decoded in common ways.
 
@@ -78,7 +83,22 @@ def accuracy_table(methods: Methods) -> str:
         cells.append(f"{100 * np.mean(signals):.0f}%" if signals else "")
         rows.append(cells)
     decoded = [f"tokens {'at ' * (way != 'greedy')}{way}" for way in ways]
-    return table(["", "seeds", "Avg@8", "Pass@8", "of each seed", "tau", *decoded, "signal"], rows)
+    k = samples_of(methods)
+    return table(["", "seeds", f"Avg@{k}", f"Pass@{k}", "of each seed", "tau", *decoded, "signal"], rows)
+
+
+def curve_table(methods: Methods) -> str:
+    """Pass@k of each method's own policy for k = 1, 2, 4, ... up to the number of samples: means over the seeds."""
+    most = samples_of(methods)
+    sizes = [2**i for i in range(most.bit_length()) if 2**i <= most]
+    rows = []
+    for name, results in methods.items():
+        found = [result["evaluations"]["own"] for result in results]
+        n = found[0]["samples"]
+        of_count = [[evaluation.pass_at_k(n, c, k) for c in range(n + 1)] for k in sizes if k <= n]
+        means = [100 * np.mean([np.take(of_k, of["successes"]).mean() for of in found]) for of_k in of_count]
+        rows += [[name, *(f"{mean:.1f}" for mean in means)]] if n > 1 else []
+    return table(["", *(f"Pass@{k}" for k in sizes)], rows)
 
 
 def verdict(of: tuple[float, float, float]) -> str:
@@ -190,6 +210,7 @@ def map_table(found: dict[str, Methods]) -> str:
 def tables(found: dict[str, Methods]) -> str:
     """All of one study."""
     parts = {f"{name}": accuracy_table(methods) for name, methods in found.items()}
+    parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
     if any("tuning" in r for methods in found.values() for results in methods.values() for r in results):
         parts["The map"] = map_table(found)

@@ -15,17 +15,19 @@ CURVES = ("reward", "groups_with_signal")  # metrics of training that are kept
 
 
 class Asked(NamedTuple):
-    """The problems that a trial is evaluated on, and where it runs."""
+    """The problems that a trial is evaluated on, how often each is sampled, and where it runs."""
 
     split: str
     problems: int
     skip: int = 0  # problems left out before these
     device: str = "cpu"
+    samples: int = 8
 
     def __str__(self) -> str:
         skipped = f" after the first {self.skip}" * (self.skip > 0)
         where = f" on {self.device}" * (self.device != "cpu")
-        return f"{self.problems} {self.split} problems{skipped}{where}"
+        often = f" with {self.samples} samples" * (self.samples != 8)
+        return f"{self.problems} {self.split} problems{skipped}{often}{where}"
 
 
 def write(result: dict, folder: Path) -> None:
@@ -45,7 +47,7 @@ def problems_of(result: dict) -> Asked:
     """What it was evaluated on; KeyError or TypeError where it is no result."""
     successes = result["evaluations"]["own"]["successes"]
     of = result.get("split", "test"), len(successes), result.get("skip", 0), result.get("device", "cpu")
-    return Asked(*of)  # older results do not name all
+    return Asked(*of, result.get("samples", 8))  # older results do not name all
 
 
 def read(study: Path) -> dict[str, dict[str, list[dict]]]:

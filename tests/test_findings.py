@@ -70,6 +70,14 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
     assert [cell.startswith("**") for cell in cut[2:4]] == [False, False]
 
 
+def test_the_curve_is_pass_at_k_of_the_same_samples():
+    own = [{"samples": 4, "successes": [4, 1, 0]}, {"samples": 4, "successes": [4, 1, 1]}]
+    methods = {"head, mean": [{"evaluations": {"own": of}} for of in own]}
+    header, _, row = findings.curve_table(methods).splitlines()
+    assert header == "|  | Pass@1 | Pass@2 | Pass@4 |"
+    assert row == "| head, mean | 45.8 | 58.3 | 83.3 |", "of one right among four two draws hold it every second time"
+
+
 def test_what_is_looked_at_is_sampled_with_what_it_cuts(tmp_path):
     """Of a head that learned under a cut so sharp that one token was left everywhere."""
     for file in (ROOT / "models/countdown").iterdir():

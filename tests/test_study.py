@@ -173,7 +173,7 @@ def test_trained_trials_are_evaluated_again_on_other_problems(tmp_path, monkeypa
         )
         assert result["trial"] == before["trial"] and list(result["evaluations"]) == ["own"] and not result["metrics"]
         assert results.problems_of(result | {"device": "cuda"}).device == "cuda"
-        assert results.problems_of(result) == ("test", 3, 4, "cpu") and result["weights"] == before["weights"]
+        assert results.problems_of(result) == ("test", 3, 4, "cpu", 8) and result["weights"] == before["weights"]
         policy = baselines.make(result["trial"]["policy"], folder)
         trained = model.load(folder), tokenizer.load(folder)
         length = tasks.completion_length(problems[0])
@@ -219,7 +219,7 @@ def test_another_base_model_and_other_problems(tmp_path, monkeypatch, capsys):
     command.main()
     assert loaded[-1] == ("countdown:3", "tuning", 7)
     of_tuning = Path("runs/study-quick-tuning/frozen/greedy/seed-0/result.json")
-    assert results.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7, 0, "cpu")
+    assert results.problems_of(json.loads(of_tuning.read_text())) == ("tuning", 7, 0, "cpu", 8)
     monkeypatch.setattr(sys, "argv", [*words[:5], *more])
     command.main()
     assert loaded[-1] == ("countdown:3", "test", 7)
