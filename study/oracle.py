@@ -30,7 +30,7 @@ import tasks
 import tokenizer
 from baselines import chosen
 from study import experiment as study
-from study import findings, trials
+from study import tables, trials
 from study.results import keep, read, weights_of
 from study.trials import Trial
 from temperature_head import Action, Policy
@@ -72,7 +72,7 @@ class Told(Policy):
 
 
 def result_of(transformer, vocabulary, policy, problems: list[tasks.Problem], seed: int) -> dict:
-    """As study.py's results are, so that findings.py and frontier.py can tell of it."""
+    """As study.py's results are, so that tables.py and frontier.py can tell of it."""
     of = evaluation.evaluate(
         transformer, vocabulary, policy, problems, 8, tasks.completion_length(problems[0]), seed=seed
     )
@@ -126,12 +126,12 @@ def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str,
         trial = Trial(regime, label, seed, "told", None, base=base, task=task)._asdict()
         told = {"trial": trial, "weights": weights_of(base)} | result_of(transformer, vocabulary, policy, test, seed)
         methods.setdefault(label, []).append(told)
-    print(findings.accuracy_table(methods | heads))
+    print(tables.accuracy_table(methods | heads))
     if file:
         same = {name.removesuffix(f" ({regime})"): of for name, of in heads.items() if name.endswith(f" ({regime})")}
         keep({regime: methods | same}, Path(file))
     if heads:
-        print("\n" + findings.less_table(heads, {name.partition(":")[0]: of for name, of in methods.items()}))
+        print("\n" + tables.less_table(heads, {name.partition(":")[0]: of for name, of in methods.items()}))
 
 
 def main() -> None:

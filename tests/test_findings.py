@@ -34,7 +34,7 @@ def test_heads_are_held_against_the_cuts_of_their_own_regime_and_without_their_o
 
     joint = {"head, mean, every step": results(8), "head, mean, every step, min-p": results(6), "hot top-p": results(2)}
     found = {"frozen": {"head, mean": results(8), "EDT": results(0), "min-p for Avg@8": results(4)}, "3e-6": joint}
-    lines = [line.strip("| ").split(" | ") for line in findings.cuts_table(found).splitlines()[2:]]
+    lines = [line.strip("| ").split(" | ") for line in tables.cuts_table(found).splitlines()[2:]]
     assert {(head, less, avg.split()[0]) for head, less, avg, _ in lines} == {
         ("head, mean (frozen)", "min-p for Avg@8", "+50.0"),
         ("head, mean, every step (3e-6)", "hot top-p", "+75.0"),
@@ -51,11 +51,11 @@ def test_the_primary_endpoint_is_pass_at_8_less_the_best_rival_and_no_more_than_
 
     rivals = {"fixed 0.7": results([0.05] * 3), "EDT": results([0.1] * 3), "min-p": results([0.9] * 3)}
     for rates, said in (([0.2] * 3, "ahead"), ([0.05, 0.1, 0.4], "level"), ([0.02] * 3, "behind"), ([0.2], "one seed")):
-        row = findings.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
+        row = tables.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
         cells = row.strip("| ").split(" | ")
         assert cells[:3] == ["s", "frozen", f"head, mean ({len(rates)})"]
         assert cells[3].endswith("(EDT)") and cells[4] == said, "a rule that cuts is no rival here"
-    assert findings.primary_table({"s": {"frozen": rivals}}) == ""
+    assert tables.primary_table({"s": {"frozen": rivals}}) == ""
 
 
 def test_the_best_of_a_column_is_bold_whoever_it_is():
@@ -63,7 +63,7 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
         own = {"samples": samples, "successes": [right, 0], "temperature": 1.0}
         return [{"evaluations": {"own": own}, "metrics": []}] * 2
 
-    markdown = findings.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
+    markdown = tables.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
     head, cut, greedy = (line.strip("| ").split(" | ") for line in markdown.splitlines()[2:])
     assert [cell.startswith("**") for cell in greedy[2:4]] == [True, False], "it is right every second time"
     assert greedy[3] == "" and [cell.startswith("**") for cell in head[2:4]] == [False, True], "the first of equals"
@@ -73,7 +73,7 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
 def test_the_curve_is_pass_at_k_of_the_same_samples():
     own = [{"samples": 4, "successes": [4, 1, 0]}, {"samples": 4, "successes": [4, 1, 1]}]
     methods = {"head, mean": [{"evaluations": {"own": of}} for of in own]}
-    header, _, row = findings.curve_table(methods).splitlines()
+    header, _, row = tables.curve_table(methods).splitlines()
     assert header == "|  | Pass@1 | Pass@2 | Pass@4 |"
     assert row == "| head, mean | 45.8 | 58.3 | 83.3 |", "of one right among four two draws hold it every second time"
 
@@ -105,7 +105,7 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
         "short": results([8, 8, 8, 8]),  # what others start from is no rival
         "head, mean": results([8, 8, 1, 1]),  # Avg 56.25, Pass 100
     }
-    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[:2] == ["frozen", "head, mean"] and len(row) == 6
     for cell, difference, name in zip(
         row[2:], ("+25.0", "+31.2", "+25.0", "+25.0"), ("fixed 0.5", "EAD", "fixed 0.9", "TAMPO, pass@8")
@@ -115,13 +115,13 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
         {"evaluations": of["evaluations"] | {"0.3": results([8, 8, 8, 0])[0]["evaluations"]["own"]}}
         for of in methods["fixed 0.9"]
     ]
-    row = findings.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].startswith("-18.8 [") and row[2].endswith("(fixed 0.9, decoded at 0.3)")
     methods["greedy"] = results([1, 1, 1, 1], samples=1)
-    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].endswith("(greedy)") and row[4].endswith("(fixed 0.9)"), "it has no Pass@8 of its own"
     longer = {"head, mean": results([8, 8, 8, 8])}
-    row = findings.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
     assert row[0] == "frozen-long" and row[3].startswith("+75.0 [") and row[3].endswith("(EAD)"), "the rivals of frozen"
 
 
