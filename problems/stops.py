@@ -37,7 +37,14 @@ class Stop:
             return next(number[b] for b in reversed(begun) if text.endswith(b))
 
         # One row a state, the ended one too; one column more than tokens, for ids that models pad their vocabulary with.
-        table = [[after(begin, piece) for piece in pieces] + [number[begin]] for begin in begun]
+        fresh = [after(b"", piece) for piece in pieces]
+        table = []
+        for begin in begun:  # most tokens do not go on with what has begun, and so leave it
+            ends = [end for end in begun if end and begin.endswith(end)]
+            onward = {stop[len(end)] for end in ends for stop in stops if stop != end and stop.startswith(end)}
+            goes_on = [piece[:1] == b"" or piece[0] in onward for piece in pieces]
+            row = [after(begin, piece) if on else new for piece, on, new in zip(pieces, goes_on, fresh)]
+            table.append([*row, number[begin]])
         self.table = torch.tensor([*table, [self.ended_state] * (len(pieces) + 1)])
         self.table[:, sorted(i for i in eos_ids if i < len(pieces))] = self.ended_state
         self.states = torch.zeros(0, dtype=torch.long)
