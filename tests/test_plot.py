@@ -207,6 +207,7 @@ def test_a_rollout_that_stored_nothing_shows_no_gates(transformer):
 def test_the_gold_answer_stands_beside_the_one_that_was_given():
     problem = tasks.Problem("What is 6 * 7?", "42")
     assert log.extracted(problem, r"It is \boxed{43}.") == "43" and log.extracted(problem, "") is None
+    assert log.extracted(problem, r"<think>\boxed{1}</think>\boxed{2}") == "2"
     modular = tasks.Problem("5,+7,-4,*3=32:", "32", "modular")
     assert [log.extracted(modular, text) for text in ("5+7=12,12*3=36,36-4=32;", "5+7", "5+7=")] == ["32", None, None]
 

@@ -117,17 +117,20 @@ class Run:
         """Is it a step whose completions are shown?"""
         return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
 
+    def verdicts(self, problems: list[tasks.Problem], rollout: Rollout) -> tuple[list[str], list[float]]:
+        """The text and the reward of each completion."""
+        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
+        return texts, tasks.rewards(problems, texts, rollout.finished.tolist())
+
     def reward(self, problems: list[tasks.Problem], rollout: Rollout) -> torch.Tensor:
         """R(x, y) in {0, 1}, (P, G)."""
         repeated = [problem for problem in problems for _ in range(self.c.samples_per_prompt)]
-        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
-        rewards = torch.tensor(tasks.rewards(repeated, texts, rollout.finished.tolist()), device=self.c.device)
-        rewards = rewards.view(len(problems), self.c.samples_per_prompt)
+        texts, of_rows = self.verdicts(repeated, rollout)
+        rewards = torch.tensor(of_rows, device=self.c.device).view(len(problems), self.c.samples_per_prompt)
         self.sampled = time.perf_counter()
         if self.prints():
-            self.logs.samples(
-                self.metrics["step"], self.sampler, self.policy, rollout, repeated, rewards, self.progress
-            )
+            shown = self.sampler, self.policy, rollout, repeated, texts, of_rows, self.progress
+            self.logs.samples(self.metrics["step"], *shown)
         self.metrics |= log.measure(rollout, rewards, repeated, self.vocabulary)
         return rewards
 
@@ -172,6 +175,10 @@ class Run:
         return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
 
     def look(self, when: str, step: int) -> None:
-        """Keep a few held-out completions, before and after."""
-        length, template = self.max_new_tokens, self.c.template
-        self.logs.held_out(when, step, self.sampler, self.policy, self.held_out, length, template)
+        """Keep completions of some held-out problems, before and after."""
+        asked = log.looked_at(self.held_out, self.max_new_tokens)
+        prompts = [tasks.render(problem.problem, self.vocabulary, self.c.template) for problem in asked]
+        generator = torch.Generator(self.sampler.device).manual_seed(0)  # never moves the randomness of training
+        shared = 1, self.max_new_tokens, self.stop, generator
+        rollout = generate(self.sampler, self.policy, prompts, *shared, keep_reads=True)
+        self.logs.held_out(when, step, self.sampler, self.policy, rollout, asked, *self.verdicts(asked, rollout))
