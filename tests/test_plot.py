@@ -224,11 +224,6 @@ def test_control_characters_are_written_out():
     assert terminal.show(["\x1b"], [1.0], colours=True).count("\x1b") == 2, "our own colour, and its end"
 
 
-def test_colours_go_from_blue_to_red():
-    shades = [terminal.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
-    assert shades[0] == shades[1] != shades[2] != shades[3] == shades[4]
-
-
 def test_without_a_terminal_there_are_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     progress = Progress(5, 30)
