@@ -344,10 +344,11 @@ def test_the_heat_map_leaves_the_end_of_text_out_and_cuts_what_is_long():
     assert lines == ["abcabcabca", "bcabcabca…"]
 
 
-def test_nothing_in_the_heat_map_stands_on_anything_else(run, monkeypatch):
+@pytest.mark.parametrize("samples", [None, looked_at([(0, 1)])])
+def test_nothing_in_the_heat_map_stands_on_anything_else(run, monkeypatch, samples):
     shown = {}
     monkeypatch.setattr(plt, "close", lambda figure: shown.update(figure=figure))
-    heat_map.draw(run, curves.read(run / "samples.jsonl"))
+    heat_map.draw(run, samples or curves.read(run / "samples.jsonl"))
     monkeypatch.undo()
     (axis,) = shown["figure"].axes
     boxes = [text.get_window_extent() for text in axis.texts if len(text.get_text()) > 1]
