@@ -126,17 +126,20 @@ class Run:
         """Is it a step whose completions are shown?"""
         return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
 
+    def verdicts(self, problems: list[tasks.Problem], rollout: Rollout) -> tuple[list[str], list[float]]:
+        """The text and the reward of each completion."""
+        texts = tasks.completion_texts(rollout, self.vocabulary, self.stop_texts)
+        return texts, tasks.rewards(problems, texts, rollout.finished.tolist(), self.own_reward)
+
     def reward(self, problems: list[tasks.Problem], rollout: Rollout) -> torch.Tensor:
         """R(x, y) in {0, 1}, (P, G)."""
         repeated = [problem for problem in problems for _ in range(self.c.samples_per_prompt)]
-        texts = tasks.completion_texts(rollout, self.vocabulary, self.stop_texts)
-        scores = tasks.rewards(repeated, texts, rollout.finished.tolist(), self.own_reward)
-        rewards = torch.tensor(scores, device=self.c.device).view(len(problems), self.c.samples_per_prompt)
+        texts, of_rows = self.verdicts(repeated, rollout)
+        rewards = torch.tensor(of_rows, device=self.c.device).view(len(problems), self.c.samples_per_prompt)
         self.sampled = time.perf_counter()
         if self.prints():
-            self.logs.samples(
-                self.metrics["step"], self.sampler, self.policy, rollout, repeated, rewards, self.progress
-            )
+            shown = self.sampler, self.policy, rollout, repeated, texts, of_rows, self.progress
+            self.logs.samples(self.metrics["step"], *shown)
         self.metrics |= log.measure(rollout, rewards, repeated, self.vocabulary)
         kinds = self.c.token_kind, self.c.temperature_kind
         signal = torch.stack([rl.advantages(rewards, kind).ne(0).any(1) for kind in kinds]).any(0)  # (P,)
@@ -196,7 +199,10 @@ class Run:
         return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
 
     def look(self, when: str, step: int) -> None:
-        """Keep a few held-out completions, before and after."""
-        self.logs.held_out(
-            when, step, self.sampler, self.policy, self.held_out, self.max_new_tokens, self.c.prompt, self.own_reward
-        )
+        """Keep completions of some held-out problems, before and after."""
+        asked = log.looked_at(self.held_out, self.max_new_tokens)
+        prompts = [tasks.render(problem, self.vocabulary, self.c.prompt) for problem in asked]
+        generator = torch.Generator(self.sampler.device).manual_seed(0)  # never moves the randomness of training
+        shared = 1, self.max_new_tokens, self.eos, generator
+        rollout = generate(self.sampler, self.policy, prompts, *shared, keep_reads=True, stop=self.stop)
+        self.logs.held_out(when, step, self.sampler, self.policy, rollout, asked, *self.verdicts(asked, rollout))
