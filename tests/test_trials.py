@@ -4,6 +4,7 @@ import pytest
 
 import config
 from study import experiment, settings, trials
+from trainer import checks
 
 
 @pytest.mark.parametrize("regime", trials.ALL)
@@ -85,13 +86,13 @@ def test_every_trial_is_a_run_that_train_accepts():
         if trial.flags is not None and trial.seed == 0:
             flags = {"policy": trial.policy, "out": "nowhere"} | trial.flags
             words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-            config.validate(config.parse(words))
+            checks.validate(config.parse(words))
 
 
 def test_the_default_run_is_the_trial_that_wins():
     size = trials.FULL._replace(task="modular", base="models/modular")
     trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
-    preset = vars(config.parse([]))
+    preset = config.parse([]).settings()
     looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
     assert {name: preset[name] for name in trial.flags.keys() - looking} == {
         name: value for name, value in trial.flags.items() if name not in looking
