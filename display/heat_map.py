@@ -87,7 +87,7 @@ def draw(run: Path, samples: list[dict], most: int = 4, width: int = 72) -> Path
     high, cell, row_height = hottest(samples), 0.084, 0.22  # inches
     name_width = min(32, max((len(name) for name, *_ in blocks), default=0)) + 1
     when_width = max((len(when) for _, when, _ in blocks), default=0) + 1
-    start = name_width + when_width + 6
+    start = name_width + when_width + max((len(terminal.verdict(row["reward"])) for *_, row in blocks), default=0) + 1
     bodies = [wrapped(row, width) for *_, row in blocks]
     columns = start + max((len(line) for body in bodies for line in body), default=0)
     columns = max(columns, len(chosen) + 2, 70)  # and the scale
@@ -109,10 +109,10 @@ def draw(run: Path, samples: list[dict], most: int = 4, width: int = 72) -> Path
     line = 2.8
     for (name, when, row), body in zip(blocks, bodies):
         line += 0.5 * bool(name)
-        verdict = "right" if row["reward"] else "wrong"
         write(0, line, short(name, name_width - 1))
         write(name_width, line, when, "0.4")
-        write(name_width + when_width, line, verdict, "#1a7f37" if verdict == "right" else "#cf222e")
+        colour = "#1a7f37" if row["reward"] > 0.5 else "#cf222e"
+        write(name_width + when_width, line, terminal.verdict(row["reward"]), colour)
         for part in body:
             for column, (character, tau) in enumerate(part):
                 tile(start + column, line, tau)

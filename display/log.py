@@ -185,7 +185,7 @@ class Log:
             asked, given, gold = (
                 terminal.visible(entry[name] or "none")[:60] for name in ("problem", "extracted", "answer")
             )
-            verdict = "right" if entry["reward"] else "wrong"
+            verdict = terminal.verdict(entry["reward"])
             progress.write(f"step {step}  {verdict}  {asked} {line}  (answer {given}, gold {gold})")
 
     def held_out(self, when: str, step: int, transformer, policy, rollout, problems, texts, rewards) -> None:

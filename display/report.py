@@ -109,9 +109,9 @@ def completion(row: dict, high: float) -> str:
         spans.append(
             f'<span class="token" tabindex="0" style="{tint(tau, high)}" data-d="{data}">{escaped(piece)}</span>'
         )
-    verdict = "right" if row["reward"] else "wrong"
+    kind = "right" if row["reward"] > 0.5 else "wrong"
     when = row.get("when", f"step {row['step']}")
-    head = f'{escaped(when)}, <b class="{verdict}">{verdict}</b>'
+    head = f'{escaped(when)}, <b class="{kind}">{terminal.verdict(row["reward"])}</b>'
     if "answer" in row:
         head += f", answer {escaped(row['extracted'] or 'none')}, gold {escaped(row['answer'])}"
     asked = f'<div class="asked"><small>{head}</small> {escaped(row["problem"])}</div>'
