@@ -23,7 +23,7 @@ from temperature_head import TemperatureHead
 from token_policy import token_policy
 
 # How many held-out completions are looked at before and after training: with fewer, none may change its outcome.
-LOOKS, TOKENS_LOOKED_AT = 64, 16_384
+LOOKS, TOKENS_LOOKED_AT = 128, 16_384
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:

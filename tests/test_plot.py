@@ -320,8 +320,8 @@ def test_the_heat_map_shows_problems_whose_outcome_changed_and_says_so():
     title, chosen, blocks = heat_map.layout(looked_at([(0, 0), (0, 1), (1, 1), (1, 0), (0, 1)]), most=4)
     assert title == "The same problems before and after training"
     assert chosen == "Of 5 held-out problems 2 became right and 1 became wrong; these come first."
-    assert [name for name, *_ in blocks] == ["1:", "", "3:", "", "4:", "", "0:", ""]
-    assert [(when, row["reward"]) for _, when, row in blocks][:4] == [
+    assert [name for name, *_ in blocks] == ["1:", "", "4:", "", "3:", "", "0:", ""]
+    assert [(when, row["reward"]) for _, when, row in blocks][2:6] == [
         ("before", 0),
         ("after", 1),
         ("before", 1),
@@ -329,7 +329,8 @@ def test_the_heat_map_shows_problems_whose_outcome_changed_and_says_so():
     ]
     _, chosen, blocks = heat_map.layout(looked_at([(0, 1)] * 9), most=4)
     assert (
-        chosen == "Of 9 held-out problems 9 became right and 0 became wrong; 4 of these are shown." and len(blocks) == 8
+        chosen == "Of 9 held-out problems 9 became right and 0 became wrong; shown are 4 that became right."
+        and len(blocks) == 8
     )
     _, chosen, _ = heat_map.layout(looked_at([(0, 0)]), most=4)
     assert chosen == "Of 1 held-out problems 0 became right and 0 became wrong."
