@@ -79,7 +79,8 @@ def table(evaluations: dict[str, dict]) -> str:
     shown = shown[:1] + shown[-1:] if len(shown) > 1 else shown or ["Avg@1"]
     rows = ["".join(f"<th>{escaped(cell)}</th>" for cell in ("", *shown, "tau", "tokens"))]
     for label, summary in evaluations.items():
-        cells = [escaped(label)]
+        count = f"<small>{summary['problems']:,} problems</small>" if "problems" in summary else ""
+        cells = [escaped(label) + count]
         for name in shown:
             name = name if name in summary or not name.startswith("Avg") else "Avg@1"  # greedy: one sample a problem
             low, high = summary.get(f"{name} 95%", (0, 0))
