@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import model
@@ -173,6 +175,28 @@ def test_an_impossible_setting_is_one_line(settings, said):
     with pytest.raises(ValueError, match="config.json: ") as caught:
         weights.read_config(SIZES | {"model_type": "llama"} | settings, "config.json")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.sampled_from(["", "1e6", "nan", "llama3", "yarn", "full_attention"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "rope_theta"]), inner),
+    max_leaves=4,
+)  # fmt: skip
+FIELDS = sorted({*SIZES, "model_type", "rope_scaling", "rope_parameters", "rope_theta", "rms_norm_eps", "layer_types", "hidden_act",
+                 "tie_word_embeddings", "sliding_window", "use_sliding_window", "attention_bias", "n_embd", "n_head"})  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["gpt2", "llama", "mistral", "qwen2", "qwen3"]),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
+)
+def test_any_setting_is_read_or_refused_in_one_line(family, changed):
+    raw = SIZES | {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "model_type": family} | changed
+    try:
+        model.Config(**weights.read_config(raw, "config.json"))
+    except ValueError as error:
+        assert str(error).startswith("config.json: ") and "\n" not in str(error)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
