@@ -50,18 +50,21 @@ class TwoPieceHead(torch.nn.Module, Policy):
 
     kind = "two-piece"
     learns = True
-    knee, eps, concentration = 2.0, 0.1, 4.0  # nats; as in TemperatureHead
+    knee, eps = 2.0, 0.1  # nats; as in TemperatureHead
 
-    def __init__(self, d_model: int, tau_min: float = 0.1, tau_max: float = 1.5):
+    def __init__(self, d_model: int, tau_min=0.1, tau_max=1.5, tau_initial=1.0, concentration=4.0):
+        """Both Betas begin with their mean at temperature `tau_initial`, so the map begins near that temperature."""
         super().__init__()
-        self.settings = dict(d_model=d_model, tau_min=tau_min, tau_max=tau_max)
+        self.settings = dict(
+            d_model=d_model, tau_min=tau_min, tau_max=tau_max, tau_initial=tau_initial, concentration=concentration
+        )
         self.tau_min, self.tau_max = tau_min, tau_max
         self.w1 = torch.nn.Linear(d_model + 4, d_model // 2)
         self.w2 = torch.nn.Linear(d_model // 2, 4)
-        share = (1.0 - tau_min) / (tau_max - tau_min)  # both Betas begin with their mean at temperature 1
+        share = (tau_initial - tau_min) / (tau_max - tau_min)
         with torch.no_grad():
             self.w2.weight.mul_(0.1)
-            parameters = torch.tensor([share, 1 - share] * 2) * self.concentration - self.eps
+            parameters = torch.tensor([share, 1 - share] * 2) * concentration - self.eps
             self.w2.bias.copy_(parameters.expm1().log())  # the inverse of softplus
 
     def reads(self, hidden: Tensor, logits: Tensor) -> Tensor:
