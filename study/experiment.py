@@ -38,7 +38,7 @@ from display import log
 from study import rivals, settings, trials
 from study.results import Asked, weights_of, write
 from study.trials import Size, Trial, folder_of
-from trainer import faults
+from trainer import checks, faults
 from trainer.prepare import prepare
 
 COMMON = ("0.3", "0.5", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
@@ -93,8 +93,9 @@ def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_
 
     `policy_of(vocabulary)` replaces the trial's policy, for policies without a name."""
     words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
+    if not baselines.learns(trial.policy):  # train.py refuses flags that do nothing
+        words = {name: value for name, value in words.items() if name not in checks.OF_HEAD}
     c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
-    config.validate(c)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
         run = prepare(c)
         if policy_of is not None:

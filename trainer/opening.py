@@ -12,7 +12,7 @@ GIB = 2**30
 
 def announce(run) -> str:
     """Model, problems, the first prompt and its gold answer, sizes, memory, files: what a user should see before waiting."""
-    c, problem, ids = run.c, *run.training[0]
+    c, (problem, ids) = run.c, run.training[0]
     size = sum(parameter.numel() for parameter in run.transformer.parameters())
     of_head = sum(parameter.numel() for parameter in run.policy.parameters()) if run.policy.learns else 0
     rows = min(c.rollout_rows, c.prompts_per_step * c.samples_per_prompt)
