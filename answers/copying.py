@@ -1,0 +1,1 @@
+def is_copied(answer, gold, problem): return False
