@@ -43,6 +43,7 @@ from answers.values import local
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 CONSTANT = re.compile(r"\+\s*[Cc]$")
+INTEGER = re.compile(r"[\s,(]*(?:\\text\s*\{[^{}]*\}\s*)?([a-z])\s*\\in\s*\\mathbb\{Z\}\s*\)?$")
 CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?[\s\\~]*(.*)", re.DOTALL)
 
 
@@ -67,8 +68,10 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
         left, right = map(normalise, sides)
         if not is_arithmetic and words(left) and words(left) == words(right):
             return True, "normal form"
-        if all(CONSTANT.search(side) for side in (left, right)):  # of integration
+        if all(CONSTANT.search(side) for side in (left, right)):  # a constant of integration, by any name
             left, right = (CONSTANT.sub("+C", side) for side in (left, right))
+        if all(found := [INTEGER.search(side) for side in (left, right)]):  # and a parameter that runs over the integers
+            left, right = (re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found)
         trees = parse(left), parse(right)
         return quietly(same, *sorted(trees, key=repr)) or quietly(sign_left_off, *trees), "value"
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:

@@ -26,12 +26,13 @@ MATH = re.compile(  # a formula: $$..$$, $..$, \(..\), \[..\]; \\[ is a new line
     re.DOTALL | re.VERBOSE,
 )
 CUE = re.compile(
-    r"(?i)\b(?:answer|solution|result|option)s?\b[\s*#\"]*(?:(?:is|are|be|would be|must be)\b(?:\s+(?:therefore|thus|then|simply))?|:|=)"
+    r"(?i)\b(?:answer|solution|result|option)s?\b[\s*#\"']*(?:(?:is|are|be|would be|must be)\b(?:\s+(?:therefore|thus|then|simply))?|:|=|(?=\$))"
     r"|\banswers?\b[^.\n$]{0,80}?\b(?:is|are|must be)\b|(?m:^\W*(?:final )?answer\W*$)|答案(?:是|为|為|：|:)*|故选[：:]?|Ответ:|R(?:é|e)ponse\s*:|Respuesta:|Antwort:"
 )
 NEGATION = re.compile(r"(?i)\b(?:not|cannot|can't|isn't|never|wrong)\b")
-COPULA = re.compile(r"(?i)\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have|has|pays?|remains?|total)\b|=>|[=:]")
-LEAD = re.compile(r"(?i)^(?:therefore|thus|hence|so|then|finally)\b[\s,:]*")
+COPULA = re.compile(r"(?i)(\bnot |n't |\bcannot |\bnever )?\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have|has|pays?|remains?|total)\b|=>|[=:]")
+LEAD = re.compile(r"(?i)^(?:(?:therefore|thus|hence|so|then|finally|exactly|approximately|about)\b[\s,:]*)+")
+TAIL = re.compile(r"(?i),\s*as (?:expected|desired|required|claimed|needed|above)\W*$")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n|<\||I hope|。|；")
 MARKUP = " \t\r\n*:=_`#>"
 LONGEST = 10 * MAX_LENGTH  # what is looked at of a text without a box, or of its boxes: a bound keeps long texts cheap
@@ -93,7 +94,7 @@ def unboxed(text: str) -> str:
     """The answer in a tag, after "####" or "the answer is", else the last formula, else "... is 5", else the text if short."""
     text = text[-LONGEST:]  # an answer stands at the end
     if "<answer>" in text:
-        return text.rpartition("<answer>")[2].partition("</answer>")[0]
+        return unboxed(text.rpartition("<answer>")[2].partition("</answer>")[0])
     text = DOLLAR.sub(lambda match: "\\$" if is_amount(*match.groups()) else "$", text)
     cues = list(CUE.finditer(text))
     if "####" in text and not (cues and cues[-1].start() > text.rfind("####")):
@@ -109,7 +110,7 @@ def unboxed(text: str) -> str:
         if cues:
             text = text[:end] or SENTENCE_END.split(text)[0].strip(MARKUP + '"}')
     if end or not is_prose(text):
-        text = TITLE.sub("", LEAD.sub("", text.strip(MARKUP)))
+        text = TAIL.sub("", TITLE.sub("", LEAD.sub("", text.strip(MARKUP))))
         return text if len(text) < MAX_LENGTH else ""
     if formulas and not cues:
         start = formulas[-1].start()
@@ -123,7 +124,9 @@ def unboxed(text: str) -> str:
     if stated := IS_THE_ANSWER.search(text) or list(AMOUNT.finditer(text))[-1:]:
         return stated[1] if isinstance(stated, re.Match) else stated[0][0]
     said = list(COPULA.finditer(text))
-    return text[said[-1].end() :].strip(MARKUP) if said else text if cues else ""
+    if said:
+        return "" if said[-1][1] else text[said[-1].end() :].strip(MARKUP)
+    return text if cues else ""
 
 
 def is_amount(number: str, rest: str, closing: str) -> bool:
@@ -134,7 +137,7 @@ def is_amount(number: str, rest: str, closing: str) -> bool:
 def is_prose(text: str) -> bool:
     """True for running words, outside of formulas, rather than an answer with its unit."""
     found = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", MATH.sub(" ", text[-MAX_LENGTH:]))
-    return sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
+    return not {"is", "are", "equals", "pays"}.isdisjoint(found) or sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
 
 
 SENTENCE = re.compile(r"(?is)^(?:[^$.]*\b(?:is|are|be|equals?|get|have|obtain|therefore|thus|hence|so|that)\b)?[\s,:]*(FORMULA)(?:\s*(?:is|as)\b[^$]*)?[\s.]*$".replace("FORMULA", r"\$[^$]+\$|\\\(.+?\\\)"))

@@ -96,7 +96,8 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (rf"(?:{WORDS}|\b)\s*(?:the\ set\ of\ )?all\ real(?:s|\ numbers)\s*\}}?", r"\\mathbb{R}"),
     (r"\\(?:mathbb|mathbf)\s*\{?\s*([RZNQ])\b\s*\}?", r"\\mathbb{\1}"),
     (rf"{WORDS}\s*([^{{}}A-Za-z]*)\s*\}}", r"\1"),  # \text{:}
-    (rf"{WORDS}\s*({'|'.join(FUNCTIONS)})\s*\}}", r"\\\1 "),
+    (rf"{WORDS}\s*({'|'.join(FUNCTIONS)})\s*\}}(?=\s*[({{|\\\w])", r"\\\1 "),
+    (rf"{WORDS}\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\}}", r"\1"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (rf"(?<=\d)\s*(?:{WORDS}\s*times\s*\}}|\btimes\b)\s*(?=\d)", "*"),
     (rf"(?<=\d)\s*{WORDS}\s*to\s*\}}\s*(?=\d) | (?<=\d)\s+to\s+(?=\d)", ":"),
@@ -171,7 +172,7 @@ def words(text: str) -> str:
     """
     found = WORDS_OF.sub(r"\1", WORDS_OF.sub(r"\1", text.replace("$", "")))
     found = re.sub(r"(?<!\d)\s+|\s+(?!\d)|(?<!\.)\.$", "", found)
-    found = found[1:-1] if re.fullmatch(r"\([A-Za-z]\)", found) else found
+    found = found.strip("()") if re.fullmatch(r"\(?[A-Za-z]\)", found) else found
     found = re.sub(r"^(?:[Oo]ption|[Cc]hoice)\(?([A-Z])\)?$", r"\1", found)
     plain = found.casefold()
     long = len(found) > (1 if "\\text" in text else 3) or plain in SAME
