@@ -39,12 +39,12 @@ from answers.copying import is_copied
 from answers.extract import bare, extract_answer
 from answers.grammar import MAX_LENGTH, parse
 from answers.spelling import PLAIN, normalise, words
-from answers.values import local
+from answers.values import STEPS, local
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 CONSTANT = re.compile(r"\+\s*[Cc]$")
 INTEGER = re.compile(r"[\s,(]*(?:\\text\s*\{[^{}]*\}\s*)?([a-z])\s*\\in\s*\\mathbb\{Z\}\s*\)?$")
-CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?[\s\\~]*(.*)", re.DOTALL)
+CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?(?:[\s~]|\\[ ,;:])*(.*)", re.DOTALL)
 
 
 def compare(prediction: str, gold: str) -> tuple[bool, str]:
@@ -63,7 +63,7 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
         if letters[0] == letters[1] or all(choices):
             return letters[0] == letters[1], "choice"
         sides = tuple(choice[3] if choice else side for choice, side in zip(choices, sides))
-    local.begin()
+    local.steps = STEPS
     try:
         left, right = map(normalise, sides)
         if not is_arithmetic and words(left) and words(left) == words(right):
@@ -73,11 +73,10 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
         if all(found := [INTEGER.search(side) for side in (left, right)]):  # and a parameter that runs over the integers
             left, right = (re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found)
         trees = parse(left), parse(right)
-        return quietly(same, *sorted(trees, key=repr)) or quietly(sign_left_off, *trees), "value"
+        ordered = trees if left < right else trees[::-1]  # one order, so that the relation is symmetric
+        return quietly(same, *ordered) or quietly(sign_left_off, *trees), "value"
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         return False, f"not decided: {error}"
-    finally:
-        local.end()
 
 
 def sign_left_off(prediction: tuple, gold: tuple) -> bool:
@@ -97,18 +96,23 @@ def is_equivalent(prediction: str, gold: str) -> bool:
     return compare(prediction, gold)[0]
 
 
-def reward(text: str, gold: str) -> float:
-    """1.0 if the answer in a model's output equals the gold answer, else 0.0."""
+def reward(text: str, gold: str, problem: str | None = None) -> float:
+    """1.0 if the answer in a model's output equals the gold answer, else 0.0.
+
+    With the problem, an answer that only copies it, or leaves it to compute, earns 0.0 too: see answers/copying.py."""
     answer = extract_answer(text)
-    return float(answer is not None and is_equivalent(answer, gold))
+    if answer is None or not is_equivalent(answer, gold):
+        return 0.0
+    return float(problem is None or not is_copied(answer, gold, problem))
 
 
-def rewards(texts: list[str], golds: list[str]) -> list[float]:
+def rewards(texts: list[str], golds: list[str], problems: list[str | None] | None = None) -> list[float]:
     """The rewards of a batch, in order. Of a large one, what is not done in half a second goes to other processes."""
-    pairs, scores, start = list(zip(texts, golds, strict=True)), [], time.perf_counter()
-    while len(scores) < len(pairs) and (time.perf_counter() < start + BATCH_SECONDS or len(pairs) - len(scores) < 200):
-        scores.append(reward(*pairs[len(scores)]))
-    rest = pairs[len(scores) :]
+    cases = list(zip(texts, golds, problems or [None] * len(texts), strict=True))
+    scores, start = [], time.perf_counter()
+    while len(scores) < len(cases) and (time.perf_counter() < start + BATCH_SECONDS or len(cases) - len(scores) < 200):
+        scores.append(reward(*cases[len(scores)]))
+    rest = cases[len(scores) :]
     count = max(1, min(os.cpu_count() or 1, 16, len(rest) // 100))
     size = -(-len(rest) // count) or 1
     with ThreadPoolExecutor(count) as threads:  # a thread starts with its first task only
@@ -117,13 +121,13 @@ def rewards(texts: list[str], golds: list[str]) -> list[float]:
     return scores
 
 
-def batch(pairs: list[tuple[str, str]]) -> list[float]:
+def batch(cases: list[tuple]) -> list[float]:
     try:
         command = [sys.executable, os.path.abspath(__file__), "--rewards"]
-        options = {"capture_output": True, "text": True, "timeout": 10 + len(pairs), "check": True}
-        return json.loads(subprocess.run(command, input=json.dumps(pairs), **options).stdout)
+        options = {"capture_output": True, "text": True, "timeout": 10 + len(cases), "check": True}
+        return json.loads(subprocess.run(command, input=json.dumps(cases), **options).stdout)
     except (OSError, subprocess.SubprocessError, ValueError, TypeError):  # no such process can be had: do it here
-        return [reward(*pair) for pair in pairs]
+        return [reward(*case) for case in cases]
 
 
 def fail(message: str) -> NoReturn:
@@ -178,6 +182,6 @@ def judge(path: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--rewards"]:
-        print(json.dumps([reward(*pair) for pair in json.load(sys.stdin)]))
+        print(json.dumps([reward(*case) for case in json.load(sys.stdin)]))
     else:
         main()

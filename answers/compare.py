@@ -15,7 +15,7 @@ from fractions import Fraction
 from answers import units
 from answers.grammar import RELATIONS
 from answers.trees import INFINITY, Undecided, negative, total, walk
-from answers.values import approximate, arithmetic, check_time, close, evaluate, proportional, same_value
+from answers.values import approximate, arithmetic, close, count_steps, evaluate, proportional, same_value
 
 LISTS = {",", "\\land", "\\lor", "{}"}
 UNIONS = {"\\cup", "\\cap", "\\setminus"}
@@ -86,7 +86,7 @@ def signed(node: tuple, plus: str) -> tuple:
 
 def same(left: tuple, right: tuple) -> bool:
     """Equality of two trees: bring their shapes together, then compare member by member, then by value."""
-    check_time()
+    count_steps()
     if left == right:
         return True
     heads = {left[0], right[0]}
@@ -100,7 +100,7 @@ def same(left: tuple, right: tuple) -> bool:
         return other[0] in (",", "\\land", "()") and in_order(("()", *values.values()), ("()", *other[1:]))
     if is_relation(left) and left[0] == right[0] and quietly(same_relation, left, right):
         return True
-    if heads & (UNIONS | {"(]", "[)"}) or any(map(is_condition, (left, right))):
+    if heads & (UNIONS | {"(]", "[)"}) or REALS in (left, right) or any(map(is_condition, (left, right))):
         sets = [quietly(real_set, side) for side in (left, right)]
         if all(side not in (None, False) for side in sets) and one_variable(left, right):
             return same_sets(*sets)
@@ -133,11 +133,10 @@ def same_members(left: tuple, right: tuple) -> bool:
         left, right = ((",", *(as_interval(value_of(part)) for part in side[1:])) for side in (left, right))
     if EMPTY in (left, right):
         return False
-    both = [members(left), members(right)]
-    if "{}" in (left[0], right[0]):
-        both = [[one for at, one in enumerate(side) if not any(quietly(same, one, other) for other in side[:at])] for side in both]
-    rest = both[1]
-    for member in both[0]:
+    inner, rest = members(left), members(right)
+    if "{}" in (left[0], right[0]):  # a set does not count repetitions
+        return all(any(quietly(same, one, other) for other in others) for mine, others in ((inner, rest), (rest, inner)) for one in mine)
+    for member in inner:
         partner = next((candidate for candidate in rest if quietly(same, member, candidate)), None)
         if partner is None:
             return False
@@ -154,7 +153,7 @@ def quietly(question, *operands: tuple):
     try:
         return question(*operands)
     except Undecided:
-        check_time()
+        count_steps()
         return False
 
 

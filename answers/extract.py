@@ -68,7 +68,7 @@ def last_boxes(text: str) -> str | None:
         gap = text[stop:end] if end - stop < 80 else "too far apart"
         if answers and not (content and re.search("[,;]|and|or|quad", gap) and BETWEEN.fullmatch(gap)):
             break
-        answers.insert(0, content + ("%" if re.match(r"\$?\s*(?:\\?%|percent\b|pct\b)", text[stop : stop + 20]) and content else ""))
+        answers.insert(0, content)
         end = start
         boxes[name] = text.rfind(name, first, end)
     return ", ".join(answers) if answers else None

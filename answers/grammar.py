@@ -108,12 +108,18 @@ def is_product(letters: str, text: str) -> bool:
 
 
 # 2. Parse.
+NUMERIC = ("number", "decimal")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
-@lru_cache(maxsize=4096)
 def parse(text: str) -> tuple:
     """The tree of a normalised answer. Raises Undecided."""
+    return read(text)[0]
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> tuple[tuple, bool]:
+    """The tree, and whether the text has arithmetic of bare numbers, such as 3*4, which is done in the tree."""
     if len(text) > MAX_LENGTH:
         raise Undecided("too long")
     parts, end, depth = [], 0, 0
@@ -126,14 +132,14 @@ def parse(text: str) -> tuple:
     tree = parser.expression()
     if parser.next:
         raise Undecided(f"unexpected {parser.next}")
-    return tree
+    return tree, parser.is_arithmetic
 
 
 class Parser:
     """Precedence climbing: `expression(floor)` reads on for as long as the tokens bind tighter than the floor."""
 
     def __init__(self, tokens: list[str]):
-        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+        self.tokens, self.at, self.depth, self.bars, self.is_arithmetic = tokens, 0, 0, 0, False
 
     next = property(lambda self: self.tokens[self.at])
 
@@ -182,6 +188,7 @@ class Parser:
             if tokens[-1] in ("-", "\\pm", "\\mp"):
                 parts[-1] = negative(parts[-1]) if tokens[-1] == "-" else (tokens[-1], parts[-1])
         if binding == SUM:
+            self.is_arithmetic |= sum(part[0] in NUMERIC for part in parts) > 1
             return total("+", parts)
         if binding == RELATION and set(tokens) <= {">", ">="}:  # x >= 5 is read as 5 <= x
             tokens, parts = [MIRRORED[token] for token in tokens[::-1]], parts[::-1]
@@ -201,6 +208,7 @@ class Parser:
                 tops, bottoms = [("\\bmod", quotient(total("*", tops), total("*", bottoms)), right)], []
             else:
                 (bottoms if token == "/" else tops).append(right)
+        self.is_arithmetic |= sum(part[0] in NUMERIC for part in tops) > 1
         top = total("*", tops) if len(tops) > 1 else tops[0]
         return quotient(top, total("*", bottoms)) if bottoms else top
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from answers import units
 
@@ -33,7 +34,7 @@ CHARACTERS |= dict(zip("₀₁₂₃₄₅₆₇₈₉", (f"_{digit}" for digit 
 CHARACTERS |= {
     "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∞": "\\infty ", "√": "\\sqrt ", "∛": "\\sqrt[3] ",
     "≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "≠": "!=", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "±": "\\pm ", "°": "\\degree ",
-    "º": "\\degree ", "≈": "\\approx ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "′": "'", "’": "'", "…": "...", "。": ".", "、": ",",
+    "º": "\\degree ", "≈": "\\approx ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "′": "'", "’": "'", "“": "", "”": "", "…": "...", "。": ".", "、": ",",
     "\xa0": " ", "∅": "\\emptyset ", "△": "\\triangle ", "∠": "\\angle ", "∨": "\\lor ", "∧": "\\land ", "⌊": "\\lfloor ",
     "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "\\equiv ",
 }  # fmt: skip
@@ -44,12 +45,13 @@ SUPERSCRIPT = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 END = r"(?![A-Za-z])"  # where the name of a command ends
 WORDS = r"\\(?:text[a-z]*|mbox|mathrm|mathbf|hbox|rm)\s*\{"
 COMMANDS = {  # that mean the same as a character, or nothing
-    r"leq?|leqslant|leqq|not\s*>": "<=", r"geq?|geqslant|geqq|not\s*<": ">=", r"neq?|not\s*=": "!=", r"lt": "<", r"gt": ">",
-    r"cdot|times|ast": "*", r"div": "/", r"[lr]?vert|mid": "|", r"ldots|cdots|dots[bcm]?": "...", r"approx": "", r"colon": ":",
-    r"left|right|[bB]igg?[lr]?|displaystyle|(?:no)?limits|bf|it|rm|underline|ensuremath|boldsymbol|bm|mathbf|mathit|mathsf": "",
-    r"varnothing|O": r"\\emptyset", r"[dtc]?frac|nicefrac|sfrac|df": r"\\frac", r"vee": r"\\lor", r"wedge": r"\\land",
-    r"lbrace": r"\\{", r"rbrace": r"\\}", r"cr": r"\\\\", r"backslash": r"\\setminus", r"not\s*\\in": r"\\notin",
-    r"overrightarrow": r"\\vec",
+    name: character for names, character in {
+        "le leq leqslant leqq": "<=", "ge geq geqslant geqq": ">=", "ne neq": "!=", "lt": "<", "gt": ">", "cdot times ast": "*",
+        "div": "/", "vert lvert rvert mid": "|", "ldots cdots dots dotsb dotsc": "...", "colon": ":", "lbrace": r"\{", "rbrace": r"\}",
+        "vee": r"\lor", "wedge": r"\land", "cr": r"\\", "backslash": r"\setminus", "varnothing": r"\emptyset",
+        "overrightarrow": r"\vec", "dfrac tfrac cfrac nicefrac sfrac df": r"\frac", "approx left right big Big bigl bigr Bigl Bigr "
+        "bigg biggl biggr displaystyle limits nolimits bf it rm underline ensuremath boldsymbol bm mathbf mathit mathsf": "",
+    }.items() for name in names.split()
 }  # fmt: skip
 SAME = {  # answers in words that are one answer
     "nosolutions": "nosolution", "norealsolutions": "norealsolution", "doesnotexist": "dne", "allreals": "allrealnumbers",
@@ -72,8 +74,8 @@ def repeating_decimal(match: re.Match) -> str:
 
 
 def interval(match: re.Match) -> str:
-    """]1, 2] as (1, 2]."""
-    return f"({match[1]}{')' if match[2] == '[' else ']'}"
+    """]1, 2] as (1, 2], and [1, 2[ as [1, 2)."""
+    return f"({match[2]}{')' if match[3] == '[' else ']'}" if match[1] else f"[{match[5]})"
 
 
 SPELLINGS: list = [  # applied in this order; verbose: a space that counts is written "\ "
@@ -108,7 +110,8 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (r"\\q?quad", " "),
 ]
 LATER: list = [  # after the units
-    *((rf"\\(?:{names}){END}", character) for names, character in COMMANDS.items()),
+    (r"\\not\s*(?:=|\\eq\b)", "!="), (r"\\not\s*>", "<="), (r"\\not\s*<", ">="), (r"\\not\s*\\in\b", r"\\notin "),
+    (r"\\([A-Za-z]+)", lambda match: COMMANDS.get(match[1], match[0])),
     (r"(?:,\s*){2,}", ", "), (r",\s*(?=\\l(?:and|or))", " "), (r",\s*&", "&"),
     (r"\^\s*(?:\\prime | \* | \{\s*(?:\\prime|\*)\s*\})", "'"),
     (r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d\s*x\s*\}", r"\1'"),
@@ -134,13 +137,14 @@ LATER: list = [  # after the units
     (r"(?<![\d.])(\d{0,30})\.(\d{0,30})(?:\\(?:overline|bar|dot)\s*(\{?\d{1,30}\}?(?:\d*\\dot\s*\{?\d\}?)?))", repeating_decimal),
     (r"(?<![\d.])(\d{1,30})\.(\d{0,30})\((\d{1,30})\)", repeating_decimal),
     (r"(?<![\d.])(\d{0,30})\.(\d{0,6}?)(\d{1,6}?)\3{2,30}\.\.\.", repeating_decimal),
-    (r"(?:^|(?<=[\sU=]))\]([^\[\]]*)([\[\]])", interval),
+    (r"(?:^|(?<=[\sp=]))(\])([^\[\]]*)([\[\]]) | (?:^|(?<=[\sp=]))(\[)([^\[\]]*)\[(?=\s*(?:\\cup|$))", interval),
 ]  # fmt: skip
 SPELLINGS = [(re.compile(pattern, re.VERBOSE), replacement) for pattern, replacement in SPELLINGS]
 LATER = [(re.compile(pattern, re.VERBOSE), replacement) for pattern, replacement in LATER]
-PLAIN = re.compile(r"(?!.*\.[.(])(?=.*[0-9])[0-9+\-*/().]*")  # arithmetic, which is normal as it is
+PLAIN = re.compile(r"(?!.*\.(?:\.|[0-9]*\())(?=.*[0-9])[0-9+\-*/().]*")  # arithmetic, which is normal as it is
 
 
+@lru_cache(maxsize=1024)  # a gold answer is read for each sample
 def normalise(text: str) -> str:
     r"""One spelling for each thing that has many; what is left is for the parser.
 

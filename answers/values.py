@@ -1,10 +1,10 @@
 r"""What a tree is worth, and when two trees are equal in value. The second half of the verifier; see verify.py.
 
-Two expressions are equal if they agree at fixed points, chosen once. Rational numbers are exact; all others have 150
+Two expressions are equal if they agree at fixed points, chosen once. Rational numbers are exact. All others have 150
 digits, of which 110 must agree: far more than chance could give, and no algebra is needed. What 150 digits cannot hold
 is refused rather than rounded. The points lie at several scales and on both sides of every constant in the expressions.
-Real expressions are compared where both are real: \sqrt{x}\sqrt{y} = \sqrt{xy}. Only integrals, limits and infinite sums
-go to sympy (sympy_worker.py). There are no signals, so all of it works in any thread and process.
+Real expressions are compared where both are real: \sqrt{x}\sqrt{y} = \sqrt{xy}. Integrals, limits and infinite sums go to
+sympy (sympy_worker.py). A verdict has a number of steps, not of seconds, so that it is the same on every machine.
 
 >>> from answers.grammar import parse
 >>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
@@ -15,24 +15,25 @@ go to sympy (sympy_worker.py). There are no signals, so all of it works in any t
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import threading
-import time
 from fractions import Fraction
 
 from answers.spelling import FUNCTIONS, TRIGONOMETRIC
 from answers.sympy_worker import ask_sympy
 from answers.trees import INFINITY, Undecided, negative, walk
 
-# For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine.
-IN_PROCESS_SECONDS = 0.3
+STEPS = 20_000  # of a verdict; 0.1 to 0.4 s
 AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
 MAX_BITS = 2**16  # of an exact number
 WHOLE_ONLY = {"factorial", "fac2", "binomial", "sum", "prod", "\\bmod", "gcd", "lcm"}  # are compared at whole numbers
 PIECEWISE = WHOLE_ONLY | {"fabs", "floor", "ceil", "max", "min", "sign"}
-SCALES = [Fraction(*pair) for pair in ((7, 3), (31, 97), (47, 5), (3, 101), (97, 71), (169, 7), (43, 11), (901, 7), (55, 89), (7001, 9))]
+SCALES = [  # numbers of both signs, from 0.03 to 800
+    sign * Fraction(*pair)
+    for pair in ((7, 3), (31, 97), (47, 5), (3, 101), (97, 71), (169, 7), (43, 11), (901, 7), (55, 89), (7001, 9))
+    for sign in (1, -1)
+]
 REAL, DEGREE = "the point is real", "the value of a degree"  # settings that travel with the values of the symbols
 
 
@@ -41,48 +42,28 @@ class NeedsSympy(Undecided):
 
 
 class Local(threading.local):
-    """For each thread when its verdict is due, by its own time, and its arithmetic."""
+    """Each thread's steps that are left, and its arithmetic."""
 
-    deadline, collecting, mp = float("inf"), 0.0, None
-
-    def begin(self) -> None:
-        self.deadline = time.thread_time() + IN_PROCESS_SECONDS
-
-    def end(self) -> None:
-        self.deadline = float("inf")
+    steps, mp = STEPS, None
 
 
 local = Local()
 
 
 def arithmetic():
-    """This thread's mpmath. The import, once in a process, does not count as time of the verdict that needs it."""
+    """This thread's mpmath."""
     if local.mp is None:
-        own, due = time.thread_time(), local.deadline
         import mpmath  # comes with sympy; not imported before a value is needed
 
         local.mp = mpmath.MPContext()
         local.mp.dps = 150
-        local.deadline = due + time.thread_time() - own  # collections on the way included
     return local.mp
 
 
-def collections_do_not_count(phase: str, info: dict) -> None:
-    """Beside torch a full garbage collection takes some 0.2 s, and it comes in whichever thread allocates."""
-    if info["generation"] < 2:
-        return
-    if phase == "start":
-        local.collecting = time.thread_time()
-    else:
-        local.deadline += time.thread_time() - local.collecting
-
-
-gc.callbacks.append(collections_do_not_count)
-
-
-def check_time() -> None:
-    if time.thread_time() > local.deadline:
-        raise Undecided("no time left")
+def count_steps(steps: float = 1) -> None:
+    local.steps -= steps
+    if local.steps < 0:
+        raise Undecided("no steps left")
 
 
 # 1. The value at a point.
@@ -92,15 +73,15 @@ def evaluate(node: tuple, values: dict):
     >>> evaluate(("^", ("symbol", "x"), ("number", Fraction(2))), {"x": Fraction(3, 2)})
     Fraction(9, 4)
     """
-    check_time()
+    count_steps()
     head = node[0]
     if head in ("number", "decimal"):
         return node[1]
-    if head == "based":
-        return Fraction(int(node[1], int(node[2])))
     if head == "symbol":
         if node[1] in values:
             return values[node[1]]
+        if node[1].startswith("text"):
+            raise Undecided("a word has no value")
         mp = arithmetic()
         return {"e": mp.e, "pi": mp.pi, "i": mp.j}[node[1]] * 1
     if head in ("sum", "prod"):
@@ -109,20 +90,28 @@ def evaluate(node: tuple, values: dict):
         raise NeedsSympy(head)
     if head in TRIGONOMETRIC and DEGREE not in values:
         values = values | {DEGREE: arithmetic().pi / 180}
-    if head == "\\bmod" and node[1][0] == "^":
+    if head == "\\bmod" and node[1][0] == "^":  # 7^{2023} mod 100, in whole numbers
         parts = [evaluate(child, values) for child in (*node[1][1:], node[2])]
         if all(isinstance(part, Fraction) and part.denominator == 1 for part in parts) and parts[1] >= 0 < parts[2]:
             return Fraction(pow(*map(int, parts)))
     arguments = [evaluate(child, values) for child in node[1:]]
     if head == "degree":
         head, arguments = "*", [*arguments, values.get(DEGREE, Fraction(1))]
+    return applied(head, arguments, REAL in values)
+
+
+def applied(head: str, arguments: list, real: bool = False):
+    """The value of an operation: exact where its arguments and its result are, and not too long."""
     if head in EXACT and all(isinstance(argument, Fraction) for argument in arguments):
         value = EXACT[head](*arguments)
-        if value is not None and value.numerator.bit_length() + value.denominator.bit_length() < MAX_BITS:
+        bits = 0 if value is None else value.numerator.bit_length() + value.denominator.bit_length()
+        count_steps(bits / 256)
+        if 0 < bits < MAX_BITS:
             return value
+    count_steps(5)
     arguments = [approximate(argument) for argument in arguments]
     value = OPERATIONS[head](*arguments) if head in OPERATIONS else function(head, arguments)
-    if REAL in values and not is_real(value):
+    if real and value.imag and not is_real(value):
         raise ArithmeticError("not real")
     return value
 
@@ -132,17 +121,13 @@ def series(node: tuple, values: dict):
     if INFINITY in (low, high):
         raise NeedsSympy("an infinite sum")
     start, stop = evaluate(low, values), evaluate(high, values)
-    if abs(stop - start - round(float(stop - start))) > 0:
-        raise Undecided("a sum to no whole number")
-    if not 0 <= stop - start <= 1000:
+    count = float(stop - start)
+    if not count.is_integer():
+        raise Undecided("a sum of half a term")
+    if not 0 <= count <= 1000:
         raise NeedsSympy("a long sum")
-    head = "+" if node[0] == "sum" else "*"
-    terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(stop - start) + 1)]
-    if all(isinstance(term, Fraction) for term in terms):
-        value = EXACT[head](*terms)
-        if value.numerator.bit_length() < MAX_BITS:
-            return value
-    return OPERATIONS[head](*map(approximate, terms))
+    terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(count) + 1)]
+    return applied("+" if node[0] == "sum" else "*", terms)
 
 
 def function(head: str, arguments: list):
@@ -150,6 +135,7 @@ def function(head: str, arguments: list):
     largest = 1e30 if head in TRIGONOMETRIC else 1e6  # an angle loses as many digits as it has, and 40 can be spared
     if head not in KNOWN or not all(abs(argument) < largest for argument in arguments):
         raise Undecided(f"no value: {head}")
+    count_steps(20)
     if head in ("floor", "ceil") and abs(arguments[0] - mp.nint(arguments[0].real)) < AGREE:
         return mp.nint(arguments[0].real)
     value = {"max": max, "min": min}.get(head, getattr(mp, head, None))(*arguments)
@@ -180,6 +166,7 @@ def power(base, exponent):
         raise ZeroDivisionError
     if not base or base == 1:
         return base
+    count_steps(15)
     if not abs(exponent * mp.log(base)) < 1e7:
         raise Undecided("too large")
     for denominator in (1, 3, 5, 7, 9) if is_real(base) and base.real < 0 and is_real(exponent) else ():
@@ -187,12 +174,6 @@ def power(base, exponent):
         if abs(exponent.real * denominator - numerator) < AGREE:
             return mp.power(-base.real, exponent.real) * (-1) ** int(numerator)
     return mp.power(base, exponent)
-
-
-def modulo(left, right):
-    if abs(left) > 1e30:
-        raise Undecided("no exact remainder")
-    return arithmetic().fmod(left, right)
 
 
 def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
@@ -204,7 +185,7 @@ def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 def exact_product(*factors: Fraction) -> Fraction | None:
     bits = sum(factor.numerator.bit_length() + factor.denominator.bit_length() for factor in factors)
-    return Fraction(math.prod(f.numerator for f in factors), math.prod(f.denominator for f in factors)) if bits < 2 * MAX_BITS else None
+    return math.prod(factors, start=Fraction(1)) if bits < MAX_BITS else None
 
 
 def whole(operation):
@@ -217,34 +198,17 @@ def whole(operation):
     return exact
 
 
-EXACT = {
-    "+": lambda *terms: sum(terms, Fraction(0)),
-    "*": exact_product,
-    "/": lambda top, bottom: top / bottom,
-    "^": exact_power,
-    "fabs": abs,
-    "percent": lambda part: part / 100,
-    "floor": lambda number: Fraction(math.floor(number)),
-    "ceil": lambda number: Fraction(math.ceil(number)),
-    "max": max,
-    "min": min,
-    "sign": lambda number: Fraction((number > 0) - (number < 0)),
-    "\\bmod": lambda left, right: left % right,
-    "factorial": whole(math.factorial),
-    "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
-    "binomial": whole(math.comb),
-    "gcd": whole(math.gcd),
-    "lcm": whole(math.lcm),
-}
 OPERATIONS = {
-    "+": add,
-    "*": lambda *factors: arithmetic().fprod(factors),
-    "/": lambda top, bottom: top / bottom,
-    "^": power,
-    "\\bmod": modulo,
-    "fabs": abs,
+    "+": add, "*": lambda *factors: arithmetic().fprod(factors), "/": lambda top, bottom: top / bottom, "^": power, "fabs": abs,
     "percent": lambda part: part / 100,
-}
+}  # fmt: skip
+EXACT = OPERATIONS | {
+    "+": lambda *terms: sum(terms, Fraction(0)), "*": exact_product, "^": exact_power, "max": max, "min": min,
+    "floor": lambda number: Fraction(math.floor(number)), "ceil": lambda number: Fraction(math.ceil(number)),
+    "sign": lambda number: Fraction((number > 0) - (number < 0)), "\\bmod": lambda left, right: left % right,
+    "factorial": whole(math.factorial), "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
+    "binomial": whole(math.comb), "gcd": whole(math.gcd), "lcm": whole(math.lcm),
+}  # fmt: skip
 KNOWN = {*FUNCTIONS.values(), *(f"a{name}" for name in ("sinh", "cosh", "tanh", "coth"))} - {"gcd", "lcm", "frac", "cis"}
 
 
@@ -260,21 +224,22 @@ def close(left, right) -> bool:
 
 
 # 2. Two trees at many points.
-def points(nodes: list[tuple], names: list[str]):
-    """Values of the symbols, the same every time: at several scales, and between the constants of the expressions."""
-    generator = random.Random(2602)
-    numbers = {abs(node[1]) for node in nodes if node[0] in ("number", "decimal") and node[1]}
-    constants = sorted(number for number in numbers if number < 10**6)[-16:]
-    between = [low + (high - low) * Fraction(generator.randint(30, 70), 101) for low, high in zip([0, *constants], constants)]
-    beside = [constant * side for constant in constants for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))]
-    real = [sign * number for number in SCALES + between + beside for sign in (1, -1)]
-    steps = [int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)]
-    integers = [Fraction(number) for number in (3, 1, 2, 5, 8, 4, 7, 12, 6, 9, 11, 14, *steps) if number > 0]
-    whole_names = {inner[1] for node in nodes if node[0] in WHOLE_ONLY or is_alternating(node) for inner in walk(node) if inner[0] == "symbol"}
+def points(nodes: list[tuple], names: list[str], many: bool):
+    """Values of the symbols, the same every time: at several scales and, if many, beside the constants of the trees."""
+    generator, real, whole_names, integers = random.Random(2602), SCALES, set(), []
+    if many:
+        numbers = {abs(node[1]) for node in nodes if node[0] in ("number", "decimal") and node[1]}
+        constants = sorted(number for number in numbers if number < 10**6)[-16:]
+        between = [low + (high - low) * Fraction(generator.randint(30, 70), 101) for low, high in zip([0, *constants], constants)]
+        beside = [constant * side for constant in constants for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))]
+        real = SCALES + [sign * number for number in between + beside for sign in (1, -1)]
+        steps = [int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)]
+        integers = [Fraction(number) for number in (3, 1, 2, 5, 8, 4, 7, 12, 6, 9, 11, 14, *steps) if number > 0]
+        whole_only = (node for node in nodes if node[0] in WHOLE_ONLY or is_alternating(node))
+        whole_names = {inner[1] for node in whole_only for inner in walk(node) if inner[0] == "symbol"}
     pools = {name: integers + real[:4] if name in whole_names else real for name in names}
-    longest = max(map(len, pools.values()), default=1)
-    for index in range(longest):
-        yield {name: pool[index % len(pool)] if len(names) == 1 else generator.choice(pool) for name, pool in pools.items()}
+    for index in range(max(map(len, pools.values()), default=1)):
+        yield {name: pool[index] if len(names) == 1 else generator.choice(pool) for name, pool in pools.items()}
 
 
 def is_alternating(node: tuple) -> bool:
@@ -286,21 +251,21 @@ def samples(left: tuple, right: tuple):
     nodes, found = [*walk(left), *walk(right)], 0
     symbols = {node[1] for node in nodes if node[0] == "symbol"}
     bound = {node[2][1] for node in nodes if node[0] in ("sum", "prod", "integral", "limit")}
-    names = sorted(symbols - {"e", "i", "pi", "infinity", "..."} - bound)
+    names = sorted(name for name in symbols - {"e", "i", "pi", "infinity", "..."} - bound if not name.startswith("text"))
     roots = any(node[0] == "^" and node[2][0] == "number" and node[2][1].denominator > 1 for node in nodes)
-    wanted = 60 if roots or any(node[0] in PIECEWISE or is_alternating(node) for node in nodes) else 10
+    wanted = 80 if any(node[0] in PIECEWISE or is_alternating(node) for node in nodes) else 28 if roots else 6
     settings = {REAL: True} if names and "i" not in symbols else {}
-    for point in points(nodes, names):
+    for point in points(nodes, names, wanted > 6):
         try:
             pair = evaluate(left, point | settings), evaluate(right, point | settings)
         except NeedsSympy:
             raise
         except (ArithmeticError, ValueError):  # a pole, or a value that is too large: other points will do
-            check_time()
+            count_steps()
             continue
         found += 1
         yield pair
-        if found >= wanted or not names:
+        if found >= wanted:
             break
     if found < (3 if names else 1):
         raise Undecided("too few points")
@@ -332,7 +297,8 @@ def rounds(node: tuple, exact) -> bool:
 
 def proportional(left: tuple, right: tuple, positive: bool) -> bool:
     """True if left = c * right at all points for one constant c, which is not zero, and positive on demand."""
-    pairs = [(approximate(first), approximate(second)) for first, second in samples(left, right) if first or second]
-    if not pairs or not all(map(all, pairs)) or (positive and not (pairs[0][0] / pairs[0][1]).real > 0):
+    pairs = [pair for pair in samples(left, right) if any(pair)]
+    if not pairs or not all(map(all, pairs)):
         return False
-    return all(close(pairs[0][0] * pair[1], pairs[0][1] * pair[0]) for pair in pairs)
+    ratios = [applied("/", [*pair]) for pair in pairs]
+    return not (positive and not ratios[0].real > 0) and all(close(ratios[0], ratio) for ratio in ratios)
