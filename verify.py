@@ -44,7 +44,9 @@ from answers.values import STEPS, local
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 CONSTANT = re.compile(r"\+\s*[Cc]$")
 INTEGER = re.compile(r"[\s,(]*(?:\\text\s*\{[^{}]*\}\s*)?([a-z])\s*\\in\s*\\mathbb\{Z\}\s*\)?$")
-CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?(?:[\s~]|\\[ ,;:])*(.*)", re.DOTALL)
+CHOICE = re.compile(
+    r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?(?:[\s~]|\\[ ,;:])*(.*)", re.DOTALL
+)
 
 
 def compare(prediction: str, gold: str) -> tuple[bool, str]:
@@ -70,8 +72,12 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
             return True, "normal form"
         if all(CONSTANT.search(side) for side in (left, right)):  # a constant of integration, by any name
             left, right = (CONSTANT.sub("+C", side) for side in (left, right))
-        if all(found := [INTEGER.search(side) for side in (left, right)]):  # and a parameter that runs over the integers
-            left, right = (re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found)
+        if all(
+            found := [INTEGER.search(side) for side in (left, right)]
+        ):  # and a parameter that runs over the integers
+            left, right = (
+                re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found
+            )
         trees = parse(left), parse(right)
         ordered = trees if left < right else trees[::-1]  # one order, so that the relation is symmetric
         return quietly(same, *ordered) or quietly(sign_left_off, *trees), "value"

@@ -30,7 +30,9 @@ CUE = re.compile(
     r"|\banswers?\b[^.\n$]{0,80}?\b(?:is|are|must be)\b|(?m:^\W*(?:final )?answer\W*$)|答案(?:是|为|為|：|:)*|故选[：:]?|Ответ:|R(?:é|e)ponse\s*:|Respuesta:|Antwort:"
 )
 NEGATION = re.compile(r"(?i)\b(?:not|cannot|can't|isn't|never|wrong)\b")
-COPULA = re.compile(r"(?i)(\bnot |n't |\bcannot |\bnever )?\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have|has|pays?|remains?|total)\b|=>|[=:]")
+COPULA = re.compile(
+    r"(?i)(\bnot |n't |\bcannot |\bnever )?\b(?:is|are|be|equals?|equal to|get|gives?|obtain|have|has|pays?|remains?|total)\b|=>|[=:]"
+)
 LEAD = re.compile(r"(?i)^(?:(?:therefore|thus|hence|so|then|finally|exactly|approximately|about)\b[\s,:]*)+")
 TAIL = re.compile(r"(?i),\s*as (?:expected|desired|required|claimed|needed|above)\W*$")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n|<\||I hope|。|；")
@@ -137,10 +139,17 @@ def is_amount(number: str, rest: str, closing: str) -> bool:
 def is_prose(text: str) -> bool:
     """True for running words, outside of formulas, rather than an answer with its unit."""
     found = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", MATH.sub(" ", text[-MAX_LENGTH:]))
-    return not {"is", "are", "equals", "pays"}.isdisjoint(found) or sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
+    return (
+        not {"is", "are", "equals", "pays"}.isdisjoint(found)
+        or sum(word.lower() not in ("and", "or", "percent") for word in found) >= 3
+    )
 
 
-SENTENCE = re.compile(r"(?is)^(?:[^$.]*\b(?:is|are|be|equals?|get|have|obtain|therefore|thus|hence|so|that)\b)?[\s,:]*(FORMULA)(?:\s*(?:is|as)\b[^$]*)?[\s.]*$".replace("FORMULA", r"\$[^$]+\$|\\\(.+?\\\)"))
+SENTENCE = re.compile(
+    r"(?is)^(?:[^$.]*\b(?:is|are|be|equals?|get|have|obtain|therefore|thus|hence|so|that)\b)?[\s,:]*(FORMULA)(?:\s*(?:is|as)\b[^$]*)?[\s.]*$".replace(
+        "FORMULA", r"\$[^$]+\$|\\\(.+?\\\)"
+    )
+)
 
 
 def bare(text: str) -> str:

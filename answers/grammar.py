@@ -3,27 +3,18 @@ r"""The text of an answer as a tree: tokenise -> parse. The third stage of the v
 An answer is read with a small precedence parser of our own. Text is never evaluated and never reaches sympy, and only
 an own grammar can promise its limits: length, depth, digits, the size of an exponent. Parsing takes n log n steps.
 
+The trees are nested tuples, a head and what it holds. The operands of sums and products are in one order, so that a + b
+and b + a have the same tree. The heads that are not an operator or a function of the text:
+
+    ("number", Fraction)  ("decimal", Fraction, digits shown)  ("symbol", name)  ("based", digits, base)  ("unit", tree, "km/h")
+    ("< <=", low, middle, high)  a relation; x > 5 is read as 5 < x     ("rows", ("row", tree, ...), ...)  a matrix
+    (",", tree, ...)  ("{}", tree, ...)  ("(]", low, high)  a list, a set, an interval; a tuple is "()"
+    ("sum", body, variable, low, high)  and so "prod" and "integral"    ("limit", body, variable, point)
+
 >>> parse(r"\frac{x+1}{2}")
 ('/', ('+', ('number', Fraction(1, 1)), ('symbol', 'x')), ('number', Fraction(2, 1)))
-
-The trees are nested tuples, a head and what it holds. The operands of sums and products are in one order, so that a + b
-and b + a have the same tree.
-
-    ("number", Fraction)  ("decimal", Fraction, digits shown)  ("symbol", name)  ("based", digits, base)
-    ("+", tree, ...)  ("*", tree, ...)  ("/", top, bottom)  ("^", base, exponent)  ("sin", tree)  ("factorial", tree)
-    ("=", left, right)  ("<", left, right)  ("< <=", low, middle, high)      a relation; x > 5 is read as 5 < x
-    (",", tree, ...)  ("\\lor", tree, ...)  ("{}", tree, ...)                 a list without brackets, a set
-    ("()", tree, ...)  ("(]", low, high)  ("\\cup", tree, tree)              tuple or interval with its brackets, union
-    ("rows", ("row", tree, ...), ...)                                        a matrix
-    ("sum", body, variable, low, high)                                       and so "prod" and "integral"
-    ("limit", body, variable, point)  ("unit", tree, "km/h")
-
 >>> parse("0.50"), parse("52_8"), parse("x>5")
 (('decimal', Fraction(1, 2), 2), ('based', '52', '8'), ('<', ('number', Fraction(5, 1)), ('symbol', 'x')))
->>> parse("1,x"), parse("(0,x]")[0], parse(r"\sin x")
-((',', ('number', Fraction(1, 1)), ('symbol', 'x')), '(]', ('sin', ('symbol', 'x')))
->>> parse("x+1") == parse("1+x"), parse("x+1") == parse("x+2")
-(True, False)
 """
 
 from __future__ import annotations
@@ -33,7 +24,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from answers.spelling import FUNCTIONS, HYPERBOLIC, NAMES, TRIGONOMETRIC, words
-from answers.trees import INFINITY, MINUS_ONE, Undecided, determinant, negative, quotient, total
+from answers.trees import MINUS_ONE, Undecided, determinant, negative, quotient, total
 
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characters, nested brackets, digits of a number
 
@@ -42,16 +33,20 @@ MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characte
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\notin", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\iff"]
 RELATIONS += ["\\parallel", "\\perp"]
-LIST, RELATION, UNIT, SUM, PRODUCT, POWER, POSTFIX = 3, 5, 7, 9, 10, 12, 13
+RELATION, UNIT, SUM, PRODUCT, POWER, POSTFIX = 5, 7, 9, 10, 12, 13
 LEVELS = [  # what stands between operands, from loose to tight; a token's level is how tight it binds
     [], ["\\lor"], ["\\\\", ";"], [",", "&", "\\land"], ["\\pmod", "\\mod"], RELATIONS, ["\\cup", "\\cap", "\\setminus"], [],
     [":", "\\over", "\\choose"], ["+", "-", "\\pm", "\\mp"], ["*", "/", "\\bmod"], [], ["^", "**"], ["!", "!!", "%", "\\degree"],
 ]  # fmt: skip
 BINDING = {token: level for level, tokens in enumerate(LEVELS) for token in tokens}
-HEADS = {";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "!!": "fac2", "%": "percent", "\\degree": "degree"}
-HEADS |= {"\\mod": "\\pmod", "\\choose": "binomial"}
-CLOSING = {"(": [")", "]"], "[": ["]", ")"], "{": ["}"], "|": ["|"], "\\{": ["\\}"], "\\langle": ["\\rangle"]}
-CLOSING |= {"\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "begin": ["end"], "vbegin": ["end"], "cbegin": ["end"]}
+HEADS = {
+    ";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "!!": "fac2", "%": "percent", "\\degree": "degree",
+    "\\mod": "\\pmod", "\\choose": "binomial",
+}  # fmt: skip
+CLOSING = {
+    "(": [")", "]"], "[": ["]", ")"], "{": ["}"], "|": ["|"], "\\{": ["\\}"], "\\langle": ["\\rangle"],
+    "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "begin": ["end"], "vbegin": ["end"], "cbegin": ["end"],
+}  # fmt: skip
 CLOSERS = {token for tokens in CLOSING.values() for token in tokens if token != "|"}
 CALCULUS = {"\\sum": "sum", "\\prod": "prod", "\\int": "integral", "\\lim": "limit"}
 TOKEN = re.compile(
@@ -71,7 +66,7 @@ SUBSCRIPT = re.compile(
     (?: (?<=[fFG'])\([^()]*\) | (?<![eiC])\((?:[A-Za-z]|\d+)\) )?  # f(2x), and p(n) for any name but e and i""",
     re.VERBOSE,
 )
-WITHOUT_SUFFIX = {*BINDING, *CALCULUS, *CLOSING, *CLOSERS, "\\pi", "\\st", *FUNCTIONS, *(f"\\{name}" for name in FUNCTIONS)}
+WITHOUT_SUFFIX = {*BINDING, *CALCULUS, *CLOSING, *CLOSERS, "\\pi", "\\st", *FUNCTIONS, *map("\\{}".format, FUNCTIONS)}
 
 
 def tokenise(text: str) -> list[str]:
@@ -90,8 +85,8 @@ def tokenise(text: str) -> list[str]:
             token = "\\text" + (words("\\text" + token) or "nothing")
         elif kind == "unit":
             token = "\\unit" + token
-        elif kind == "kind":
-            token = {"v": "v", "V": "v", "c": "c"}.get(token[0], "") + match["edge"] if match["edge"] == "begin" else "end"
+        elif kind == "kind":  # vmatrix and cases are told from other matrices
+            token = "end" if match["edge"] == "end" else token[0].lower().strip("pbsm") + "begin"
         elif kind == "name" and token not in WITHOUT_SUFFIX:
             if token[0] != "\\" and token not in NAMES and is_product(token, text):
                 tokens += token[:-1]  # letter by letter
@@ -156,8 +151,8 @@ class Parser:
             return BINDING.get(token, 0)
         if token.startswith("\\unit"):
             return UNIT
-        before = self.tokens[self.at - 1]
-        apart = token[0] not in ".0123456789" or before in (")", "]", "}", "!", "!!") or self.tokens[self.at - 2] in ("^", "**")
+        before, last = self.tokens[self.at - 2], self.tokens[self.at - 1]
+        apart = token[0] not in ".0123456789" or last in (")", "]", "}", "!", "!!") or before in ("^", "**")
         return PRODUCT if apart and not (token == "|" and self.bars) else 0
 
     def expression(self, floor: int = 0) -> tuple:
@@ -192,12 +187,13 @@ class Parser:
             return total("+", parts)
         if binding == RELATION and set(tokens) <= {">", ">="}:  # x >= 5 is read as 5 <= x
             tokens, parts = [MIRRORED[token] for token in tokens[::-1]], parts[::-1]
-        heads = {HEADS.get(token, token) for token in tokens} - ({","} if binding == LIST and "\\land" in tokens else set())
-        if binding != RELATION and len(heads) > 1:
+        if binding == RELATION:
+            return (" ".join(tokens), *parts)
+        heads = {HEADS.get(token, token) for token in tokens}
+        head = "\\land" if "\\land" in heads else heads.pop()
+        if heads - {head, ","}:
             raise Undecided("operators that need brackets")
-        if tokens[0] == "\\over":
-            return quotient(*parts)
-        return (" ".join(tokens) if binding == RELATION else heads.pop(), *parts)
+        return quotient(*parts) if head == "\\over" else (head, *parts)
 
     def product(self, left: tuple) -> tuple:
         tops, bottoms = [left], []
@@ -217,10 +213,9 @@ class Parser:
         name = token.lstrip("\\")
         if token[0] in ".0123456789" and token != "...":
             return number(token)
-        if token in ("+", "-"):
-            return negative(self.expression(PRODUCT)) if token == "-" else self.expression(PRODUCT)
-        if token in ("\\pm", "\\mp"):
-            return (token, self.expression(PRODUCT))
+        if token in ("+", "-", "\\pm", "\\mp"):
+            inner = self.expression(PRODUCT)
+            return negative(inner) if token == "-" else inner if token == "+" else (token, inner)
         if token in CLOSING:
             return self.bracket(token)
         if name in FUNCTIONS:
@@ -275,9 +270,10 @@ class Parser:
             name, power = "a" + name, None
         inner = self.operand() if self.next in ("(", "{", "[", "\\{") else None
         if inner is None:  # \sin 2 \pi x \cos x is sin(2 pi x) cos(x)
-            inner = self.expression(PRODUCT)
+            factors = [self.expression(PRODUCT)]
             while self.binding() == PRODUCT and self.next not in BINDING and self.next.lstrip("\\") not in FUNCTIONS:
-                inner = total("*", [inner, self.expression(PRODUCT)])
+                factors.append(self.expression(PRODUCT))
+            inner = total("*", factors)
         if name == "cis":
             return ("^", ("symbol", "e"), total("*", [("symbol", "i"), inner]))
         result = (name, *(inner[1:] if inner[0] in ("()", ",", "{}") else (inner,)), *([base] if base else []))

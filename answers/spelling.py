@@ -22,14 +22,20 @@ FUNCTIONS = {  # by the names of mpmath, which evaluates them
 }  # fmt: skip
 FUNCTIONS |= {f"arc{name}": f"a{name}" for name in TRIGONOMETRIC} | dict.fromkeys(("sgn", "sign"), "sign")
 FUNCTIONS |= {"ln": "log", "lg": "log10", "abs": "fabs"} | dict.fromkeys(("binom", "dbinom", "tbinom"), "binomial")
-GREEK = [unicodedata.name(chr(code)).split()[-1].lower() for code in range(0x3B1, 0x3CA) if code != 0x3C2]  # but final sigma
+GREEK = [
+    unicodedata.name(chr(code)).split()[-1].lower() for code in range(0x3B1, 0x3CA) if code != 0x3C2
+]  # but final sigma
 INFINITIES = ("oo", "inf", "infty", "infinity")
-NAMES = dict.fromkeys(INFINITIES, "infinity") | {name: name for name in GREEK} | {"varepsilon": "epsilon", "varphi": "phi"}
+NAMES = (
+    dict.fromkeys(INFINITIES, "infinity") | {name: name for name in GREEK} | {"varepsilon": "epsilon", "varphi": "phi"}
+)
 
 # 2. Characters.
 CHARACTERS = {chr(0xFF01 + number): chr(0x21 + number) for number in range(94)}  # full width
 CHARACTERS |= {chr(0x3B1 + number): f"\\{name} " for number, name in enumerate([*GREEK[:17], "sigma", *GREEK[17:]])}
-CHARACTERS |= {char: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", char).split("\u2044")) for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
+CHARACTERS |= {
+    char: "\\frac{" + unicodedata.normalize("NFKC", char).replace("\u2044", "}{") + "}" for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+}
 CHARACTERS |= dict(zip("₀₁₂₃₄₅₆₇₈₉", (f"_{digit}" for digit in range(10))))
 CHARACTERS |= {
     "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∞": "\\infty ", "√": "\\sqrt ", "∛": "\\sqrt[3] ",
@@ -57,8 +63,7 @@ SAME = {  # answers in words that are one answer
     "nosolutions": "nosolution", "norealsolutions": "norealsolution", "doesnotexist": "dne", "allreals": "allrealnumbers",
     "none": "none", "yes": "yes", "no": "no", "true": "true", "false": "false", "dne": "dne", "undefined": "undefined",
 }  # fmt: skip
-NUMBERS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-                   "seventeen eighteen nineteen twenty".split(), map(str, range(21))))  # fmt: skip
+NUMBERS = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"], map(str, range(21))))  # fmt: skip
 
 
 def mixed_number(match: re.Match) -> str:
@@ -80,8 +85,10 @@ def interval(match: re.Match) -> str:
 
 SPELLINGS: list = [  # applied in this order; verbose: a space that counts is written "\ "
     (r"\\\\(?=[A-Za-z]{2})(?!end|hline)", r"\\"),  # commands that were escaped twice
-    (r"\\\$\s*(\d[\d,]*(?:\.\d+)?(?:\s*(?:hundred|thousand|[mb]illion))?)(?![\d,.]*\d)(?=\s*(?:$|[.,;=)$]|\\text|\\approx|and|or))",
-     r"\1\\text{ dollars}"),
+    (
+        r"\\\$\s*(\d[\d,]*(?:\.\d+)?(?:\s*(?:hundred|thousand|[mb]illion))?)(?![\d,.]*\d)(?=\s*(?:$|[.,;=)$]|\\text|\\approx|and|or))",
+        r"\1\\text{ dollars}",
+    ),
     (r"[€£¥]\s*(\d[\d,.]*) | (\d)\s*[€£¥](?=\s*$)", r"\1\2 "),
     # Money, the borders of formulas, and what follows in x = 1/3 \approx 0.33.
     (r"\\\$ | \$ | m?\\angle | (?<!\\)\\[()\[\]] | (?<=\S)\s*\\approx.* | \\(?:left|right)\.", ""),
@@ -89,8 +96,12 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (r"(?<!\\)\\[,;:>\ ] | \\hspace\{[^{}]*\} | ~", " "),
     (r"\\(?:text)?color\s*\{\w*\}", ""),
     (r"\\begin\{(?:aligned|align\*?|split|gathered)\} | \\end\{(?:aligned|align\*?|split|gathered)\}", ""),
-    (r"(?:\\left)?\s*([(\[|])\s*\\begin\{(?:array\}\s*\{[^{}]*|matrix)\}(.*?)\\end\{(?:array|matrix)\}\s*(?:\\right)?\s*[)\]|]",
-     lambda match: rf"\begin{{{'v' if match[1] == '|' else 'p'}matrix}}{match[2]}\end{{{'v' if match[1] == '|' else 'p'}matrix}}"),
+    (
+        r"(?:\\left)?\s*([(\[|])\s*\\begin\{(?:array\}\s*\{[^{}]*|matrix)\}(.*?)\\end\{(?:array|matrix)\}\s*(?:\\right)?\s*[)\]|]",
+        lambda match: (
+            rf"\begin{{{'v' if match[1] == '|' else 'p'}matrix}}{match[2]}\end{{{'v' if match[1] == '|' else 'p'}matrix}}"
+        ),
+    ),
     (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
     (rf"{WORDS}\s*(?:and|AND)\s*\}} | (?<![A-Za-z\\{{])and{END}", r" \\land "),
     (rf"{WORDS}\s*(?:or|OR)\s*\}} | (?<![A-Za-z\\{{])or{END}", r" \\lor "),
@@ -154,7 +165,9 @@ def normalise(text: str) -> str:
     if PLAIN.fullmatch(text):
         return text
     if not text.isascii():
-        text = SUPERSCRIPT.sub(lambda match: "^{%s}" % unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-"), text)
+        text = SUPERSCRIPT.sub(
+            lambda match: "^{" + unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-") + "}", text
+        )
         text = text.translate(CHARACTERS)
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)

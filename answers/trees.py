@@ -63,7 +63,10 @@ def matrix_total(head: str, matrices: list[tuple], others: list[tuple]) -> tuple
         if head == "+" and [*map(len, result)] == [*map(len, rows)]:
             result = [[total("+", [*pair]) for pair in zip(*both)] for both in zip(result, rows)]
         elif head == "*" and len({*map(len, rows)}) == 1 and {*map(len, result)} == {len(rows)} and len(rows) < 6:
-            result = [[total("+", [total("*", [*pair]) for pair in zip(row, column)]) for column in zip(*rows)] for row in result]
+            result = [
+                [total("+", [total("*", [*pair]) for pair in zip(row, column)]) for column in zip(*rows)]
+                for row in result
+            ]
         else:
             raise Undecided("matrices that do not fit")
     if others and head == "+":

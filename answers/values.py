@@ -209,7 +209,12 @@ EXACT = OPERATIONS | {
     "factorial": whole(math.factorial), "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
     "binomial": whole(math.comb), "gcd": whole(math.gcd), "lcm": whole(math.lcm),
 }  # fmt: skip
-KNOWN = {*FUNCTIONS.values(), *(f"a{name}" for name in ("sinh", "cosh", "tanh", "coth"))} - {"gcd", "lcm", "frac", "cis"}
+KNOWN = {*FUNCTIONS.values(), *(f"a{name}" for name in ("sinh", "cosh", "tanh", "coth"))} - {
+    "gcd",
+    "lcm",
+    "frac",
+    "cis",
+}
 
 
 def is_real(value) -> bool:
@@ -230,10 +235,19 @@ def points(nodes: list[tuple], names: list[str], many: bool):
     if many:
         numbers = {abs(node[1]) for node in nodes if node[0] in ("number", "decimal") and node[1]}
         constants = sorted(number for number in numbers if number < 10**6)[-16:]
-        between = [low + (high - low) * Fraction(generator.randint(30, 70), 101) for low, high in zip([0, *constants], constants)]
-        beside = [constant * side for constant in constants for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))]
+        between = [
+            low + (high - low) * Fraction(generator.randint(30, 70), 101)
+            for low, high in zip([0, *constants], constants)
+        ]
+        beside = [
+            constant * side
+            for constant in constants
+            for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))
+        ]
         real = SCALES + [sign * number for number in between + beside for sign in (1, -1)]
-        steps = [int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)]
+        steps = [
+            int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)
+        ]
         integers = [Fraction(number) for number in (3, 1, 2, 5, 8, 4, 7, 12, 6, 9, 11, 14, *steps) if number > 0]
         whole_only = (node for node in nodes if node[0] in WHOLE_ONLY or is_alternating(node))
         whole_names = {inner[1] for node in whole_only for inner in walk(node) if inner[0] == "symbol"}
@@ -251,7 +265,9 @@ def samples(left: tuple, right: tuple):
     nodes, found = [*walk(left), *walk(right)], 0
     symbols = {node[1] for node in nodes if node[0] == "symbol"}
     bound = {node[2][1] for node in nodes if node[0] in ("sum", "prod", "integral", "limit")}
-    names = sorted(name for name in symbols - {"e", "i", "pi", "infinity", "..."} - bound if not name.startswith("text"))
+    names = sorted(
+        name for name in symbols - {"e", "i", "pi", "infinity", "..."} - bound if not name.startswith("text")
+    )
     roots = any(node[0] == "^" and node[2][0] == "number" and node[2][1].denominator > 1 for node in nodes)
     wanted = 80 if any(node[0] in PIECEWISE or is_alternating(node) for node in nodes) else 28 if roots else 6
     settings = {REAL: True} if names and "i" not in symbols else {}
