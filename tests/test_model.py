@@ -107,7 +107,7 @@ def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride, sma
 @pytest.mark.parametrize("size", [1.0, 1e-3, 0.0, 1e4])
 def test_the_norm_of_a_step_is_the_models(size, monkeypatch):
     """Also where eps is most of it, and at zero; its weights are left for the product that follows."""
-    monkeypatch.setattr(decoder, "fused", lambda function, device: function)  # what has a GPU's norm runs here
+    monkeypatch.setattr(decoder, "compiled", lambda function, device: function)  # what has a GPU's norm runs here
     place = torch.float32, torch.device("cpu")
     norm, x = torch.nn.RMSNorm(24, eps=1e-5), size * torch.randn(7, 3, 24)
     norm.weight.copy_(torch.rand(24) + 0.5)
@@ -277,13 +277,14 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
 def test_the_models_that_come_along_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert weights.find_folder("models/countdown") == ROOT / "models/countdown"
-    (tmp_path / "models/countdown").mkdir()
+    (tmp_path / "models/countdown").mkdir(parents=True)
     assert weights.find_folder("models/countdown") == Path("models/countdown"), "what is here comes first"
 
 
 def test_an_index_without_files_is_refused(tmp_path):
     model.save(model.load(ROOT / "models/countdown"), tmp_path)
     index = tmp_path / weights.INDEX
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     for text, message in [
         ("{}", "no weight_map"),
         ('{"weight_map": {"a": 1}}', "no weight_map"),
@@ -294,7 +295,8 @@ def test_an_index_without_files_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             model.load(tmp_path)
     index.unlink()
-    assert model.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="weights are read from safetensors only"):
+        model.load(tmp_path)
 
 
 # ---- the hub --------------------------------------------------------------------------------------------------------
