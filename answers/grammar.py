@@ -167,6 +167,8 @@ class Parser:
 
     def joined(self, left: tuple, binding: int) -> tuple:
         """The tree of the left operand and all that its next operators, of one level, join to it."""
+        if left[0] == "unit" and binding >= UNIT:
+            raise Undecided("more behind a unit")
         if binding == UNIT:
             return ("unit", left, self.take().removeprefix("\\unit"))
         if binding == POSTFIX:
@@ -200,6 +202,8 @@ class Parser:
         while self.binding() == PRODUCT:
             token = self.take() if self.next in BINDING else "*"
             right = self.expression(PRODUCT)
+            if token == "\\bmod" and tops[0][0] == token:
+                raise Undecided("remainders that need brackets")
             if token == "\\bmod":
                 tops, bottoms = [("\\bmod", quotient(total("*", tops), total("*", bottoms)), right)], []
             else:

@@ -18,7 +18,7 @@ class Undecided(ValueError):
     """Outside of the grammar, over a limit, or without a value that can be found here."""
 
 
-INFINITY, MINUS_ONE, ZERO = ("symbol", "infinity"), ("number", Fraction(-1)), ("number", Fraction(0))
+INFINITY, MINUS_ONE, ELLIPSIS = ("symbol", "infinity"), ("number", Fraction(-1)), ("symbol", "...")
 
 
 def walk(node: tuple):
@@ -34,6 +34,8 @@ def total(head: str, parts: list[tuple]) -> tuple:
     matrices = [part for part in parts if part[0] == "rows"]
     if matrices:
         return matrix_total(head, matrices, [part for part in parts if part[0] != "rows"])
+    if ELLIPSIS in parts:  # 2 + 4 + ... is not 6 + ...
+        return (head, *parts)
     number, rest = Fraction(head == "*"), []
     for part in chain.from_iterable(part[1:] if part[0] == head else [part] for part in parts):
         if part[0] == "number" and abs(number) + abs(part[1]) < 10**9:
