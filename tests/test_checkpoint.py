@@ -519,7 +519,7 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
     """Every text would be right; those that were cut earn 0, count in the mean, and are learned from."""
     monkeypatch.undo()
     monkeypatch.setattr(log.Log, "report", lambda self: "")
-    monkeypatch.setattr(tasks.verify, "rewards", lambda texts, golds: [1.0] * len(texts))
+    monkeypatch.setattr(tasks.verify, "rewards", lambda texts, golds, problems: [1.0] * len(texts))
     groups, steps = [], []
     advantages, token_step = rl.advantages, rl.token_step
     monkeypatch.setattr(rl, "advantages", lambda rewards, kind: groups.append(rewards) or advantages(rewards, kind))
