@@ -1,0 +1,116 @@
+"""What makes the head learn from few completions?  Frozen tokens, steps as small as a real model allows, one change at a time.
+
+    python -m study.efficiency --out study/kept/efficiency.jsonl --cut 2560
+
+Each trial trains a head on the embedded modular model and is evaluated on tuning problems along the way.  A line of the file
+is one point of a curve: settings, seed, completions seen, Avg@8, Pass@8.  A trial whose last point is there is done.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch
+
+import eval as evaluation
+import model
+import tasks
+import tokenizer
+from study.frozen import ScaledHead, Settings, train
+
+SAMPLED, MARGINAL = Settings(estimator="sampled"), Settings()
+PLAIN = dict(tau_min=0.05, tau_max=1.5)
+TRIALS: dict[str, tuple[Settings, dict]] = {
+    "many completions": (replace(SAMPLED, prompts=32, samples=16), {}),
+    "sampled": (SAMPLED, {}),
+    "sampled, 8 epochs": (replace(SAMPLED, epochs=8), {}),
+    "sampled, 4 x 16": (replace(SAMPLED, prompts=4, samples=16), {}),
+    "sampled, rate 1e-2": (replace(SAMPLED, learning_rate=1e-2), {}),
+    "sampled, rate 1e-3": (replace(SAMPLED, learning_rate=1e-3), {}),
+    "sampled, standardised": (SAMPLED, dict(scale="standard")),
+    "sampled, rms": (SAMPLED, dict(scale="rms")),
+    "sampled, width 16": (SAMPLED, dict(width=16)),
+    "sampled, concentration 12": (SAMPLED, dict(concentration=12.0)),
+    "marginal": (MARGINAL, {}),
+    "marginal, 8 epochs": (replace(MARGINAL, epochs=8), {}),
+    "marginal, 4 x 16": (replace(MARGINAL, prompts=4, samples=16), {}),
+    "marginal, rate 1e-2": (replace(MARGINAL, learning_rate=1e-2), {}),
+    "marginal, standardised": (MARGINAL, dict(scale="standard")),
+    "marginal, standardised, 8 epochs": (replace(MARGINAL, epochs=8), dict(scale="standard")),
+    "marginal, rms": (MARGINAL, dict(scale="rms")),
+    "marginal, concentration 12": (MARGINAL, dict(concentration=12.0)),
+    "marginal, width 16": (MARGINAL, dict(width=16)),
+    "marginal, 0.1..1.5 from 0.8": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8)),
+}
+
+
+def run(name: str, seed: int, base: str, task: str, cut: int, every: int, problems: int):
+    """The curve of one trial, a dict a point."""
+    settings, of_head = TRIALS[name]
+    cut, every = (10 * cut, 10 * every) if name == "many completions" else (cut, every)
+    transformer, vocabulary = model.load(base), tokenizer.load(base)
+    torch.manual_seed(seed)
+    head = ScaledHead(transformer.config.d_model, **(PLAIN | of_head))
+    stop = tasks.stop_ids(vocabulary)
+    training = [(p, tasks.render(p.problem, vocabulary)) for p in tasks.load(task, "train", 4000)]
+    tuning = tasks.load(task, "tuning", problems)
+    length = tasks.completion_length(tuning[0])
+
+    def reward_of(asked, rollout):
+        return tasks.rewards(asked, [vocabulary.decode(ids) for ids in rollout.completions()], rollout.finished.tolist())
+
+    started, seen = time.process_time(), 0
+    for seen, _, tau, signal in train(transformer, head, training, reward_of, stop, length, settings, seed):
+        if seen % every == 0 or seen >= cut:
+            spent = time.process_time() - started
+            of = evaluation.evaluate(transformer, vocabulary, head, tuning, 8, length, seed=10_000 + seed).summary()
+            started = time.process_time() - spent
+            yield dict(
+                trial=name, seed=seed, completions=seen, avg=of["Avg@8"], passed=of["Pass@8"], tau=tau, signal=signal,
+                entropy=of["entropy"], cpu_seconds=round(spent, 1), last=seen >= cut, settings=asdict(settings), head=of_head,
+            )  # fmt: skip
+        if seen >= cut:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What makes the head learn from few completions?")
+    parser.error = lambda message: parser.exit(2, f"efficiency.py: {message}; --help lists the flags\n")
+    parser.add_argument("--out", default="runs/efficiency.jsonl", help="file of the curves, added to [%(default)s]")
+    parser.add_argument("--base", default="models/modular", help="the frozen model [%(default)s]")
+    parser.add_argument("--task", default="modular", help="a generated task [%(default)s]")
+    parser.add_argument("--cut", type=int, default=2560, help="completions of a trial [%(default)s]")
+    parser.add_argument("--every", type=int, default=640, help="completions between evaluations [%(default)s]")
+    parser.add_argument("--problems", type=int, default=300, help="tuning problems of an evaluation [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of each trial [%(default)s]")
+    parser.add_argument("--trials", nargs="+", default=list(TRIALS), metavar="NAME", help="only these [all]")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.trials) - set(TRIALS):
+        parser.error(f"--trials {min(unknown)!r} is none of: {', '.join(TRIALS)}")
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(row) for row in out.read_text().splitlines()] if out.is_file() else []
+    done = {(row["trial"], row["seed"]) for row in rows if row["last"]}
+    torch.set_num_threads(1)
+    for seed in range(arguments.seeds):
+        for name in arguments.trials:
+            if (name, seed) in done:
+                continue
+            of_trial = (name, seed, arguments.base, arguments.task, arguments.cut, arguments.every, arguments.problems)
+            curve = list(run(*of_trial))
+            with out.open("a") as file:
+                file.writelines(json.dumps(point) + "\n" for point in curve)
+            last = curve[-1]
+            print(
+                f"{last['cpu_seconds']:6.0f} s  {100 * last['avg']:5.1f} {100 * last['passed']:5.1f}  tau {last['tau']:.2f}  "
+                f"{name}, seed {seed}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
