@@ -1,31 +1,31 @@
-"""Temperature policies that are not learned per token: the same interface as the head, so each can stand in its place.
+"""Every temperature policy beside the head, and which name means which.  Each has the head's interface (temperature_head.Policy).
 
-A policy is anything with
-
-    act(hidden (B, d), tau_previous (B,), *, logits (B, V), step, generator) -> Action        (see temperature_head.py)
-
-and a `tau_initial`.  One that has a `see(step, tokens, temperatures)` too is shown what was drawn, as in oracle.py.  To try an
-idea of your own, write such a dataclass here, whose fields are its settings, and name it in `RULES` of policies.py; one that
-learns in `LEARNED`.
+    NAME                          own, sequence, no-gate, entropy-only, tampo (learned); greedy, 0.7 (fixed); ead, edt, mixture (rules)
+    NAME:setting=number,...       edt:base=0.8,theta=0.2
+    ...+min_p=0.1  +top_p=0.9     the same, and unlikely tokens are removed (token_policy.cut)
 
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
     EDT        tau_t = T_0 * 0.8^(theta / H_t), H_t the entropy in nats at tau = 1                    arXiv 2403.14541
     mixture    half of a prompt's samples at one fixed temperature, half at another
     TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
-    sequence   one learned temperature a completion: the head, asked once
+    sequence, no-gate, entropy-only: variants of the head (temperature_head.py)
+
+To try an idea of your own, write such a class here, whose fields are its settings, and add it to `RULES` or, if it learns, to
+`LEARNED`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import temperature_head
-from temperature_head import Action, TemperatureHead
-from token_policy import token_policy
+from files import weights
+from temperature_head import Action, EntropyHead, NoGateHead, Policy, SequenceHead, TemperatureHead
+from token_policy import entropy_of, token_policy
 
 
 def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
@@ -34,7 +34,7 @@ def chosen(temperature: Tensor, tau_previous: Tensor) -> Action:
 
 
 @dataclass
-class Fixed:
+class Fixed(Policy):
     """tau_t = T for every token.  T = 0 means greedy."""
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class Fixed:
 
 
 @dataclass
-class EAD:
+class EAD(Policy):
     """Explore early, exploit late: the temperature falls with the position t in the completion.
 
     d_s = min(d_0 + 5 s, 40000) at training step s, in code units of 20 tokens, as in the paper's code (`growth` is the 5).  That code samples
@@ -76,7 +76,7 @@ class EAD:
 
 
 @dataclass
-class EDT:
+class EDT(Policy):
     """Entropy-based dynamic temperature: certain steps are sampled cold, open ones up to T_0.
 
     As H_t -> 0 the formula goes to 0 without dividing by zero, and is clamped to the range.
@@ -89,14 +89,12 @@ class EDT:
     tau_initial: float = 1.0
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        log_probs = logits.float().log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).nansum(-1)  # H_t (B,); a logit of -inf adds nothing
-        tau = self.base * 0.8 ** (self.theta / entropy.clamp_min(1e-6))
+        tau = self.base * 0.8 ** (self.theta / entropy_of(logits).clamp_min(1e-6))  # H_t (B,)
         return chosen(tau.clamp(self.tau_min, self.tau_max), tau_previous)
 
 
 @dataclass
-class Mixture:
+class Mixture(Policy):
     """Every other sample of a prompt is drawn at `low`, the others at `high`: what needs no policy and no learning.
 
     Between two fixed temperatures lies a line in the plane of Avg@k and Pass@k; a mixture lies on it or above.
@@ -113,7 +111,7 @@ class Mixture:
         return chosen(torch.where(odd, self.high, self.low).to(tau_previous.dtype), tau_previous)
 
 
-class TAMPO(torch.nn.Module):
+class TAMPO(torch.nn.Module, Policy):
     """A temperature for each training step, from a categorical over candidates that learns which of them pays.
 
     How well would candidate T_k have explained the completion i?  l_ik = mean_t log pi_theta(y_t | h_t, T_k), normalised
@@ -125,6 +123,7 @@ class TAMPO(torch.nn.Module):
     """
 
     kind = "tampo"
+    learns = True
     SETTINGS = dict(lowest=0.1, highest=1.5, candidates=8, momentum=0.9, sharpness=0.01)
 
     def __init__(self, **settings):
@@ -161,7 +160,7 @@ class TAMPO(torch.nn.Module):
         rows, columns = rollout.mask.nonzero(as_tuple=True)
         log_likelihood = torch.zeros(len(rollout.mask), len(self.candidates), device=advantage.device)
         for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
-            logits = transformer.unembed(rollout.hidden[row.cpu(), column.cpu()].to(row.device))
+            logits = transformer.unembed(rollout.reads[row.cpu(), column.cpu()].to(row.device))
             for k, temperature in enumerate(self.candidates):
                 log_probs = token_policy(logits, temperature.expand(len(logits)))  # (n, V)
                 of_tokens = log_probs.gather(-1, rollout.tokens[row, column][:, None])[:, 0]
@@ -184,26 +183,107 @@ class TAMPO(torch.nn.Module):
         temperature_head.save(self, folder)
 
 
-class SequenceHead(TemperatureHead):
-    """One temperature a completion: pi_phi(tau | h_1), a Beta read off the hidden state that draws the first token.
+# ---- names ----------------------------------------------------------------------------------------------------------
 
-    No gate: the first token's temperature is always drawn, and the others keep it, with nothing drawn.
+RULES = {"ead": EAD, "edt": EDT, "mixture": Mixture}
+LEARNED = {kind.kind: kind for kind in (TemperatureHead, SequenceHead, NoGateHead, EntropyHead, TAMPO)}
+NAMES = (
+    f"{', '.join(LEARNED)}, greedy, a temperature such as 0.7, {', '.join(RULES)} (with settings: edt:base=0.8,theta=0.2); "
+    "each alone or with +min_p=0.1, +top_p=0.9 or +min_p=0.1,top_p=0.9"
+)
+MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "tau_min", "low", "high", "momentum", "min_p")
+
+
+def with_cut(policy, min_p: float = 0.0, top_p: float = 1.0):
+    """The same policy, whose unlikely tokens are removed before the draw."""
+    policy.min_p, policy.top_p = min_p, top_p
+    return policy
+
+
+def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
+    """A policy's name and settings, and what it cuts away.
+
+    >>> parse("edt:base=0.8,theta=0.2+min_p=0.1")
+    ('edt', {'base': 0.8, 'theta': 0.2}, {'min_p': 0.1})
     """
+    before, _, after = name.partition("+")
+    kind, _, rest = before.partition(":")
+    known = {"tampo": set(TAMPO.SETTINGS)} | {rule: {f.name for f in fields(RULES[rule])} for rule in RULES}
 
-    kind = "sequence"
+    def read(pairs: str, of: str, names: set[str]) -> dict[str, float]:
+        settings = {}
+        for pair in pairs.split(",") if pairs else []:
+            key, _, value = pair.partition("=")
+            try:
+                settings[key] = float(value)
+            except ValueError:
+                settings[key] = math.nan
+            if key not in names or not (0 < settings[key] < 1e6 or settings[key] == 0 and key in MAY_BE_0):
+                zero = ", ".join(sorted(names & set(MAY_BE_0)))
+                takes = f"takes positive numbers for {', '.join(sorted(names))}, and 0 for {zero}"
+                takes = takes if names else "takes no settings"
+                raise ValueError(f"policy {name!r}: {of} {takes}, and not {pair!r}")
+        return settings
 
-    @torch.no_grad()
-    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        one = torch.ones_like(tau_previous)
-        if step:  # a gate that is surely shut
-            return Action(tau_previous, ~one.bool(), one / 2, -torch.inf * one, one, one)
-        action = super().act(hidden, tau_previous, generator=generator)  # and here surely open
-        tau = self.tau_min + action.z * (self.tau_max - self.tau_min)
-        return action._replace(temperature=tau, changed=one.bool(), gate=torch.inf * one)
+    settings, cuts = read(rest, kind, known.get(kind, set())), read(after, "+", {"min_p", "top_p"})
+    if max(cuts.values(), default=0) > 1 or ("+" in name and not cuts):
+        raise ValueError(f"policy {name!r}: behind + stands min_p or top_p, a share of 1, as in 1.5+min_p=0.1")
+    return kind, settings, cuts
 
-    def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
-        _, alpha, beta = self(hidden)
-        return torch.where(action.changed, temperature_head.beta_log_prob(alpha, beta, action.z), 0.0)
 
-    def entropy(self, hidden: Tensor) -> Tensor:
-        raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
+def learns(name: str) -> bool:
+    return parse(name)[0] in LEARNED
+
+
+def begin(name: str, d_model: int, tau_min: float, tau_max: float):
+    """A policy that learns, as it is before it has learned anything."""
+    kind, settings, cuts = parse(name)
+    policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
+    return with_cut(policy, **cuts)
+
+
+def name_of(folder: str | Path) -> str:
+    """The policy that a run was trained with, as it ended; of another model the one that lies there, or temperature 1."""
+    folder = Path(folder)
+    ran = weights.trained_with(folder)
+    name = ran.get("policy", "own" if (folder / temperature_head.FILE).is_file() else "1.0")
+    if not isinstance(name, str):
+        raise ValueError(f"{folder / weights.RUN} is damaged; --policy names a policy")
+    if parse(name)[0] == "ead" and "training_step" not in name:  # it moves with training
+        at = folder.name.removeprefix("step-")  # a checkpoint's
+        name += f"{',' if ':' in name else ':'}training_step={int(at) if at.isdigit() else ran.get('steps', 0)}"
+    return name
+
+
+def make(name: str = "", folder: str | Path = "", device="cpu"):
+    """The policy that a command line names: a rule, or what was learned and lies in `folder` (own: whatever lies there).
+
+    Without a name it is what `name_of` says.
+
+    >>> make("0.7").temperature
+    0.7
+    """
+    kind, settings, cuts = parse(name or name_of(folder))
+    if kind in LEARNED:
+        policy = temperature_head.load(folder, device, LEARNED)
+        if kind not in ("own", policy.kind):
+            raise ValueError(f"{folder} holds a temperature policy of the kind {policy.kind}, and not {kind}")
+        if "d_model" in policy.settings and (file := Path(folder) / "config.json").is_file():
+            of_model, of_head = (
+                weights.read_config(weights.read_json(file), str(file))["d_model"],
+                policy.settings["d_model"],
+            )
+            if of_model != of_head:
+                raise ValueError(
+                    f"{Path(folder) / temperature_head.FILE}: made for hidden states of {of_head} numbers, and those of "
+                    f"this model have {of_model}"
+                )
+    elif kind in RULES:
+        policy = RULES[kind](**settings)
+    else:
+        try:
+            temperature = 0.0 if kind == "greedy" else float(kind)
+        except ValueError:
+            raise ValueError(f"policy {name!r} is none of: {NAMES}") from None
+        policy = Fixed(temperature)
+    return with_cut(policy, **cuts)

@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import baselines
 import model
-import policies
 import rl
 import tasks
 from engine import distributed
@@ -22,10 +22,11 @@ def option(default, meaning: str):
     return field(default=default, metadata={"help": meaning})
 
 
-# fmt: off
 @dataclass
 class Config:
     """One line a flag: type, default, meaning."""
+
+    # fmt: off
 
     preset: str = option("modular", "a set of other defaults: qwen3-0.6b-gsm8k, qwen3-1.7b-math, qwen3-4b-math; without it --task chooses")
     # what is trained, on what
@@ -78,7 +79,16 @@ class Config:
     print_every: int = option(50, "steps between printed completions; 0: never")
     save_every: int = option(50, "steps between checkpoints; one more is written where an evaluation is the best so far")
     keep_checkpoints: int = option(2, "how many of the last checkpoints stay, beside the best")
-# fmt: on
+    # fmt: on
+
+    @property
+    def token_kind(self) -> str:
+        """Which rl.advantages the token step uses."""
+        return self.advantage if self.token_objective == "mean" else self.token_objective
+
+    @property
+    def temperature_kind(self) -> str:
+        return self.advantage if self.temperature_objective == "mean" else self.temperature_objective
 
 
 # Real weights, which the embedded models' learning rates would destroy.
@@ -169,28 +179,28 @@ def validate(c: Config) -> None:
         wrong.append("--max-grad-norm 0 would scale every gradient to nothing; a large one, 1e9, does not clip")
     if not 0 < c.tau_min < c.tau_max:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
-    if c.advantage not in ("grpo", "dr_grpo", "rloo"):
-        wrong.append(f"--advantage {c.advantage!r} is none of: grpo, dr_grpo, rloo")
+    if c.advantage not in rl.ADVANTAGES:
+        wrong.append(f"--advantage {c.advantage!r} is none of: {', '.join(rl.ADVANTAGES)}")
     if c.token_weight not in ("even", "tau"):
         wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
     checks: list = [lambda: rl.sides(0, c.schedule)]  # called for their complaints only
-    for objective in (c.token_objective, c.temperature_objective):
-        if objective != "mean":
+    for objective in (c.token_kind, c.temperature_kind):
+        if objective not in rl.ADVANTAGES:
             checks.append(lambda name=objective: rl.parse_pass_at_k(name, c.samples_per_prompt))
         if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
             wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
     try:
-        kind, settings, cuts = policies.parse(c.policy)
+        kind, settings, cuts = baselines.parse(c.policy)
         if kind == "tampo":
-            policies.LEARNED[kind](**settings)
+            baselines.LEARNED[kind](**settings)
         if cuts and kind == "tampo":
             wrong.append(f"--policy {c.policy}: TAMPO learns from the likelihoods of tokens that nothing was cut from")
         if cuts and c.schedule != "temperature" and (c.token_epochs > 1 or c.kl):
             wrong.append(
                 f"--policy {c.policy} cuts tokens away, other ones as the model moves: --token-epochs 1 and no --kl"
             )
-        if not policies.learns(c.policy):
-            rule = policies.make(c.policy)
+        if not baselines.learns(c.policy):
+            rule = baselines.make(c.policy)
             if getattr(rule, "temperature", 1) == 0:
                 wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
             if c.schedule.startswith(("temperature", "blocks")) or c.temperature_first:

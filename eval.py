@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import baselines
 import model
-import policies
 import sample
 import tasks
 import tokenizer
+from engine.sampling import rows_at_once
 from files import weights
 
 
@@ -83,11 +84,11 @@ def evaluate(
 ) -> Evaluation:
     """Sample every problem `samples` times (once where the policy is greedy, which always says the same), check, count.
 
-    `rows` completions are sampled at a time (0: what fits, see sample.rows_at_once).  The seed fixes every draw.
+    `rows` completions are sampled at a time (0: what fits, see rows_at_once).  The seed fixes every draw.
     """
     asked = [tasks.render(problem.problem, vocabulary, template) for problem in problems]
     longest = sample.check_lengths(transformer, asked, max_new_tokens)  # before any work
-    rows = rows or sample.rows_at_once(transformer, longest + max_new_tokens)
+    rows = rows or rows_at_once(transformer, longest + max_new_tokens)
     generator = torch.Generator(transformer.device).manual_seed(seed)
     samples = 1 if getattr(policy, "temperature", None) == 0 else samples
     stop = tasks.stop_ids(vocabulary)
@@ -214,8 +215,8 @@ def run(arguments) -> dict[str, dict]:
     template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
     asked = arguments.benchmark or [own_benchmark(folder, ran)]
     benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in asked}
-    names = arguments.policy or [policies.name_of(folder), "greedy"]
-    by_name = {name: policies.make(name, folder, device) for name in names}
+    names = arguments.policy or [baselines.name_of(folder), "greedy"]
+    by_name = {name: baselines.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
     transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None
     model.choose_threads(transformer.config.d_model)

@@ -29,8 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from engine.attention import Cache, Packed, causal
-from engine.products import Linear, linear
 from files import weights
 
 
@@ -96,14 +94,26 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.addcmul(x * cosine, torch.cat((second, first), dim=-1), sine)
 
 
+def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T) v, all (B, T, head, d_head): position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
+    query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
+    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # there no fused kernel takes both
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    grouped = query.shape[1] != key.shape[1]
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+    return mixed.transpose(1, 2)
+
+
 class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.d_head = config.d_head
-        self.q = Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
-        self.k = Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
-        self.v = Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
-        self.o = Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
+        self.q = nn.Linear(config.d_model, config.n_heads * config.d_head, bias=config.qkv_bias)
+        self.k = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.v = nn.Linear(config.d_model, config.n_kv_heads * config.d_head, bias=config.qkv_bias)
+        self.o = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.out_bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -120,9 +130,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.gate = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.mlp == "swiglu" else None
-        self.up = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
-        self.down = Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
+        self.gate = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
+        self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -162,7 +172,7 @@ class Transformer(nn.Module):
         self.position = Embedding(config.max_length, config.d_model) if config.position == "learned" else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
-        self.unembedding = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
+        self.unembedding = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config) if config.position == "rope" else None
 
     @property
@@ -173,36 +183,34 @@ class Transformer(nn.Module):
         """A context in which matrix products run in `compute_dtype`; inside, each weight is converted once."""
         return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype is not None)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, packed: Packed | None = None) -> Tensor:
-        """Hidden states (B, T, d_model) of `tokens` (B, T), each row alone and in order.
+    def forward(self, tokens: Tensor, cache=None, layers: int | None = None) -> Tensor:
+        """Hidden states (B, T, d_model) of `tokens` (B, T); without a `cache` each row reads itself only, from the left.
 
-        A `cache` is filled with the keys and values; `packed` tokens (1, N) are rows of their own (attention.py).
+        A cache has `reader(tokens) -> (positions (B or 1, T), read)`; every layer calls read(query, key, value) in turn.  There are
+        three: minimal.Cache, engine.Cache for sampling and engine.Packed for training.  `layers`: the state after so many layers.
         """
-        positions, attend = torch.arange(tokens.shape[1], device=tokens.device)[None], causal  # (1, T)
+        positions, read = torch.arange(tokens.shape[1], device=tokens.device)[None], causal  # (1, T)
         if cache is not None:
-            attend = cache.reader(len(tokens))
-        if packed is not None:
-            positions, attend = packed.positions, packed.attend
-        x = self.embed(tokens)
-        rotation = None
+            positions, read = cache.reader(tokens)
+        x, rotation = self.embed(tokens), None
         if self.position is not None:
             x = x + self.position(positions)
         else:
             self.frequencies = self.frequencies.to(tokens.device)
             angles = positions[:, :, None, None] * self.frequencies  # (1, T, 1, d_head / 2)
             rotation = tuple(wave.to(x.dtype) for wave in waves(angles))
-        for layer in self.layers:
+        for layer in self.layers[:layers]:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rotation, attend, use_reentrant=False)
+                x = checkpoint(layer, x, rotation, read, use_reentrant=False)
             else:
-                x = layer(x, rotation, attend)
-        return self.norm(x)
+                x = layer(x, rotation, read)
+        return self.norm(x) if layers is None else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """hidden (..., d_model) -> logits (..., vocab_size); float32 also where the product's factors are bfloat16."""
         weight = self.embed.weight if self.unembedding is None else self.unembedding.weight
         if self.compute_dtype is None:
-            return linear(hidden, weight)
+            return F.linear(hidden, weight)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(self.compute_dtype)
         return WideProduct.apply(rows, weight.to(self.compute_dtype)).view(*hidden.shape[:-1], -1)
 

@@ -1,50 +1,68 @@
 """Learning from verifiable rewards: advantages, the clipped losses of the two policies, and the coordinate ascent.
 
-Both policies share the reward R(x, y) in {0, 1} and are updated in turn on the same rollouts, each by the PPO surrogate
+Both policies share the reward R(x, y) in {0, 1}.  Each is updated on the same rollouts, in turn, by the PPO surrogate
 
     L = - 1/N  sum_t  min(r_t A, clip(r_t, 1 - e_low, 1 + e_high) A),     N = all sampled tokens of the batch
 
-    token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t (and what was cut)
+    token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
     temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
 
-pi_old is what the rollout recorded, so before the first optimizer step every ratio is 1 (but for rounding: 1e-4 in float32,
-some percent where products are in bfloat16; the head's, whose h_t is stored, 1e-5).
+The rollout recorded pi_old, so before the first optimizer step every ratio is 1.  (Up to rounding: 1e-4 in float32, some percent
+where products are in bfloat16, 1e-5 for the head, whose h_t is stored.)
 
-Different from the paper: `pass@k` objectives are our extension (after "Pass@k Training", arXiv 2508.10751).
+Different from the paper: `pass@k` objectives are our extension, after "Pass@k Training", arXiv 2508.10751.
+This file needs temperature_head.py and token_policy.py only.  engine/gradient.py computes the same gradient faster.
 """
 
-import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import comb
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from engine import distributed
-from engine.attention import Packed
-from engine.micro_batches import micro_batches, prompts_are_worth_sharing
-from sample import Rollout
 from temperature_head import Action
 from token_policy import token_policy
-from trainer import faults
 
-LOGITS = {"cpu": 2**23, "cuda": 2**28}  # numbers that exist at one time: (B, T, vocabulary) of a 150k one would not fit
+if TYPE_CHECKING:
+    from sample import Rollout
+
+LOGITS = {
+    "cpu": 2**23,
+    "cuda": 2**28,
+}  # numbers that exist at one time: (B, T, V) of a vocabulary of 150k would not fit
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------
 
 
+def grpo(centred: Tensor, rewards: Tensor) -> Tensor:
+    """(R - mean) / (std + 1e-6), with the population's std: DeepSeekMath, arXiv 2402.03300."""
+    return centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
+
+
+def dr_grpo(centred: Tensor, rewards: Tensor) -> Tensor:
+    """R - mean: Dr. GRPO, arXiv 2503.20783."""
+    return centred
+
+
+def rloo(centred: Tensor, rewards: Tensor) -> Tensor:
+    """R - mean of the others: arXiv 2402.14740."""
+    return centred * rewards.shape[1] / (rewards.shape[1] - 1)
+
+
+# For another advantage write such a function, (P, G), (P, G) -> (P, G), and name it here: flags, checks and help read this.
+ADVANTAGES = {function.__name__: function for function in (grpo, dr_grpo, rloo)}
+KINDS = f"{', '.join(ADVANTAGES)}, or pass@8 (any number for 8)"
+
+
 def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
-    """Group-relative advantages, rewards (P, G) -> (P, G); rows are groups of samples of one prompt.
+    """Group-relative advantages, rewards (P, G) -> (P, G); a row is a group, the samples of one prompt.
 
-    grpo      (R - mean) / (std + 1e-6)                     DeepSeekMath, arXiv 2402.03300
-    dr_grpo   R - mean                                      Dr. GRPO, arXiv 2503.20783
-    rloo      R - mean of the others                        arXiv 2402.14740
-    pass@K    of the event "any of K samples is right"      arXiv 2508.10751, in closed form; rewards are 0 or 1
-
-    A group whose rewards are all equal has nothing to say and gets exactly zero.
+    A group whose rewards are all equal has no signal: exactly zero.
 
     >>> advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]), "dr_grpo")
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500],
@@ -53,13 +71,8 @@ def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
     rewards, size = rewards.float(), rewards.shape[1]
     if size < 2:
         raise ValueError("a group of one has no baseline: use at least 2 samples per prompt")
-    centred = rewards - rewards.mean(1, keepdim=True)
-    if kind == "grpo":
-        result = centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
-    elif kind == "dr_grpo":
-        result = centred
-    elif kind == "rloo":
-        result = centred * size / (size - 1)
+    if kind in ADVANTAGES:
+        result = ADVANTAGES[kind](rewards - rewards.mean(1, keepdim=True), rewards)
     else:
         result = torch.stack([pass_at_k_advantages(row, parse_pass_at_k(kind, size)) for row in rewards])
     all_equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
@@ -71,7 +84,7 @@ def parse_pass_at_k(kind: str, size: int) -> int:
     """The K of `pass@K`, checked against the group's size."""
     name, _, k = kind.partition("@")
     if name != "pass" or not k.isdigit():
-        raise ValueError(f"objective or advantage {kind!r} is none of: grpo, dr_grpo, rloo, pass@8 (any number for 8)")
+        raise ValueError(f"{kind!r} is not an advantage: choose {KINDS}")
     if not 1 <= int(k) <= size:
         raise ValueError(f"{kind} needs 1 <= k <= samples per prompt, which is {size}")
     return int(k)
@@ -93,69 +106,72 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
     return torch.where(rewards > 0.5, if_correct, (1 - mean - others_failed) / std)
 
 
-# ---- log-probabilities --------------------------------------------------------------------------------------------
+# ---- log-probabilities and their gradient -------------------------------------------------------------------------
 
 
-def tokens_at_once(transformer) -> int:
-    """How many tokens' logits may exist at one time."""
-    return max(1, LOGITS.get(transformer.device.type, LOGITS["cpu"]) // transformer.config.vocab_size)
+class PlainGradient:
+    """How a step computes its gradient, plainly: one process, padded rows, one micro-batch after the other.
+
+    engine.FastGradient reads each prompt once for its samples, adds up over several processes, and retries with less memory."""
+
+    def __init__(self, micro_batch_tokens: int = 16_384):
+        self.micro_batch_tokens = micro_batch_tokens
+
+    def states(self, transformer, rollout: "Rollout") -> Tensor:
+        """(N, d_model) h_t of the sampled tokens: the model's output at t - 1 draws token t."""
+        with transformer.autocast():
+            return transformer(rollout.tokens)[:, :-1][rollout.mask[:, 1:]]
+
+    def micro_batches(self, module, rollout: "Rollout") -> Iterator[tuple[Tensor, float]]:
+        """(rows, weight): rows that are computed together, and 1.0, or 0.0 for rows that only keep other processes company."""
+        rows = max(1, self.micro_batch_tokens // rollout.tokens.shape[1])
+        for index in torch.arange(len(rollout.tokens), device=rollout.tokens.device).split(rows):
+            yield index, 1.0
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over processes."""
+        return value
+
+    def clip(self, module, max_norm: float) -> float:
+        """Scale the gradient down to `max_norm`; its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+
+    def attempt(self, gradient):
+        """The result of gradient()."""
+        return gradient()
 
 
-def drawing_states(transformer, rollout: Rollout) -> Tensor:
-    """(N, d_model) the model's h_t at the sampled tokens: its output at t - 1 is h_t, which draws token t."""
-    mask = rollout.mask
-    with transformer.autocast():
-        if prompts_are_worth_sharing(rollout):
-            packed = Packed(rollout.tokens, rollout.prompt_lengths, mask)
-            return transformer(packed.tokens, packed=packed)[0].index_select(0, packed.drawing)
-        return transformer(rollout.tokens)[:, :-1][mask[:, 1:]]
-
-
-def drawn_under(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What pi_theta is of, besides h_t: temperatures, tokens drawn, and where there was a cut its margins, (N,) each."""
-    mask, margins = rollout.mask, rollout.margins
-    return rollout.temperatures[mask], rollout.tokens[mask], None if margins is None else margins[mask]
-
-
-def chunks(size: int, *fields: Tensor | None):
-    """`size` rows of each field at a time; a field that is None has None for each."""
-    return zip(*(itertools.repeat(None) if field is None else field.split(size) for field in fields))
-
-
-def chunk_of_log_probs(
-    transformer, hidden: Tensor, temperature: Tensor, tokens: Tensor, margin: Tensor | None, entropy: bool
-):
-    """(n,) log pi_theta of the tokens drawn, and the entropies: the only place in training where logits exist."""
+def chunk_of_log_probs(transformer, hidden, temperature, tokens, margin, entropy: bool) -> tuple[Tensor, Tensor]:
+    """log pi_theta of n drawn tokens, and H of pi_theta, (n,) both: the only place in training where logits exist."""
     log_probs = token_policy(transformer.unembed(hidden), temperature, margin, tokens)  # (n, V) pi_theta
     chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 
 
-def log_probs_and_entropies(
-    transformer, rollout: Rollout, chunk: int = 0, entropy: bool = True
+def log_probs_of_drawn(
+    transformer, rollout: "Rollout", engine, chunk: int = 0, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """log pi_theta(y_t | h_t, tau_t) and the entropy of pi_theta(. | h_t, tau_t), both (B, T), 0 where not sampled.
+    """log pi_theta(y_t | h_t, tau_t) of the N sampled tokens, and H of pi_theta there (0 unless asked for), (N,) both.
 
-    (`Rollout.entropies` are another thing: at temperature 1.)
-
-    Logits exist for `chunk` tokens at a time, and are computed again in the backward pass.  Without `entropy`, which only
-    a bonus needs, the second is all 0.
+    Logits exist for `chunk` tokens at a time; the backward pass computes them again.
     """
-    mask, pieces = rollout.mask, []
-    fields = (drawing_states(transformer, rollout), *drawn_under(rollout))
-    for inputs in chunks(chunk or tokens_at_once(transformer), *fields):
-        if torch.is_grad_enabled():
-            pieces.append(checkpoint(chunk_of_log_probs, transformer, *inputs, entropy, use_reentrant=False))
-        else:
-            pieces.append(chunk_of_log_probs(transformer, *inputs, entropy))
-    empty = torch.zeros(mask.shape, device=mask.device)
-    log_probs, entropies = (torch.cat(part) for part in zip(*pieces))
-    return empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropies)
+    mask = rollout.mask
+    size = chunk or max(1, LOGITS.get(mask.device.type, LOGITS["cpu"]) // transformer.config.vocab_size)
+    hidden, tau, tokens = engine.states(transformer, rollout), rollout.temperatures[mask], rollout.tokens[mask]
+    margins = [None] * len(tokens) if rollout.margins is None else rollout.margins[mask].split(size)
+    parts = list(zip(hidden.split(size), tau.split(size), tokens.split(size), margins))
+    if len(parts) > 1 and torch.is_grad_enabled():
+        pieces = [checkpoint(chunk_of_log_probs, transformer, *part, entropy, use_reentrant=False) for part in parts]
+    else:
+        pieces = [chunk_of_log_probs(transformer, *part, entropy) for part in parts]
+    log_probs, entropies = (torch.cat(piece) for piece in zip(*pieces))
+    return log_probs, entropies
 
 
-def token_log_probs(transformer, rollout: Rollout, chunk: int = 0) -> Tensor:
-    """(B, T) log pi_theta under the stored temperatures; 0 where the token was not sampled."""
-    return log_probs_and_entropies(transformer, rollout, chunk, entropy=False)[0]
+def token_log_probs(transformer, rollout: "Rollout", chunk: int = 0, engine=None) -> Tensor:
+    """(B, T) log pi_theta under the stored temperatures, differentiable in theta; 0 where the token was not sampled."""
+    log_probs, _ = log_probs_of_drawn(transformer, rollout, engine or PlainGradient(), chunk)
+    return torch.zeros(rollout.mask.shape, device=log_probs.device).masked_scatter(rollout.mask, log_probs)
 
 
 # ---- the two steps of the coordinate ascent -----------------------------------------------------------------------
@@ -171,9 +187,7 @@ class StepSettings:
     entropy_bonus: float = 0.0
     kl_penalty: float = 0.0  # to the initial token policy
     max_grad_norm: float = 1.0
-    micro_batch_tokens: int = 16_384
     by_temperature: bool = False  # weight each token by its tau: see token_step
-    halved: bool = False  # memory has ended once: see faults.within_memory
 
 
 def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, settings: StepSettings) -> Tensor:
@@ -189,104 +203,91 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, setting
 
 
 def token_step(
-    transformer, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings, reference=None
+    transformer, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, reference=None, engine=None
 ) -> dict[str, float]:
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty.
 
     The gradient of log softmax(l / tau) with respect to the logits l is (onehot - p_tau) / tau: under a learned temperature
-    the cold tokens pull several times as hard as the hot ones, which are the choices.  With `settings.by_temperature`
-    each token's surrogate is multiplied by its tau, which cancels that.  (Not in the paper.)
+    cold tokens pull several times as hard as hot ones, which are the choices.  `settings.by_temperature` multiplies each
+    token's surrogate by its tau and so cancels this.  (Not in the paper.)
     """
+    engine = engine or PlainGradient()
 
-    def loss_of(hidden: Tensor, tau: Tensor, tokens: Tensor, margin, old: Tensor, advantage: Tensor, initial: Tensor):
-        log_probs, entropies = chunk_of_log_probs(transformer, hidden, tau, tokens, margin, settings.entropy_bonus != 0)
+    def loss_of(part: "Rollout", advantage: Tensor) -> tuple[Tensor, Tensor]:
+        old = part.token_log_probs[part.mask]
+        log_probs, entropies = log_probs_of_drawn(transformer, part, engine, entropy=settings.entropy_bonus != 0)
         loss = clipped_surrogate(log_probs, old, advantage, settings)
         if settings.by_temperature:
-            loss = loss * tau
+            loss = loss * part.temperatures[part.mask]
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * entropies
         if settings.kl_penalty:
             # k3, as in GRPO: its value estimates KL(pi || initial), its gradient is that of KL(initial || pi).
+            with torch.no_grad():
+                initial, _ = log_probs_of_drawn(reference, part, engine)
             log_ratio = initial - log_probs
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)
         return loss, log_probs - old
 
-    def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of a chunk of tokens are made, used and dropped before the next: down to h_t first, then below."""
-        mask, told = part.mask, []
-        initial = part.token_log_probs
-        if settings.kl_penalty:
-            with torch.no_grad():
-                initial = token_log_probs(reference, part)
-        states = drawing_states(transformer, part)
-        hidden = states.detach().requires_grad_()
-        fields = (hidden, *drawn_under(part), part.token_log_probs[mask], part_advantage, initial[mask])
-        for chunk in chunks(tokens_at_once(transformer), *fields):
-            loss, log_ratio = loss_of(*chunk)
-            (loss.sum() / total).backward()
-            told.append((loss.detach(), log_ratio.detach()))
-        states.backward(hidden.grad)
-        loss, log_ratio = zip(*told)
-        return torch.cat(loss), torch.cat(log_ratio)
-
-    without_hidden = replace(rollout, hidden=None)  # theta computes its own, and micro-batches would copy these
-    return ascend(backward, transformer, optimizer, without_hidden, advantage, settings)
+    without_reads = replace(rollout, reads=None)  # theta computes its own states, and micro-batches would copy these
+    return ascend(loss_of, transformer, optimizer, without_reads, advantage, settings, engine)
 
 
-def temperature_step(head, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings) -> dict[str, float]:
-    """Update phi with theta fixed: advantage (B,); everything the head needs is in the rollout."""
+def temperature_step(
+    head, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, engine=None
+) -> dict[str, float]:
+    """Update phi with theta fixed: advantage (B,); the rollout holds all that the head needs."""
 
-    def backward(part: Rollout, part_advantage: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(part: "Rollout", advantage: Tensor) -> tuple[Tensor, Tensor]:
         mask = part.mask
         old = part.temperature_log_probs[mask]
-        drawn = mask.flatten().nonzero()[:, 0].to(part.hidden.device)
-        hidden = part.hidden.flatten(0, 1).index_select(0, drawn).to(old.device)  # (N, d) h_t, as stored
-        log_probs = head.log_prob(hidden, Action(part.temperatures[mask], part.changed[mask], part.z[mask]))
-        loss = clipped_surrogate(log_probs, old, part_advantage, settings)
+        reads = part.reads[mask.to(part.reads.device)].to(old.device)  # (N, d) h_t, as stored
+        log_probs = head.log_prob(reads, Action(part.temperatures[mask], part.changed[mask], part.z[mask]))
+        loss = clipped_surrogate(log_probs, old, advantage, settings)
         if settings.entropy_bonus:
-            loss = loss - settings.entropy_bonus * head.entropy(hidden)
-        (loss.sum() / total).backward()
-        return loss.detach(), (log_probs - old).detach()
+            loss = loss - settings.entropy_bonus * head.entropy(reads)
+        return loss, log_probs - old
 
-    return ascend(backward, head, optimizer, rollout, advantage, settings)
+    return ascend(loss_of, head, optimizer, rollout, advantage, settings, engine or PlainGradient())
 
 
 def ascend(
-    backward, module, optimizer, rollout: Rollout, advantage: Tensor, settings: StepSettings
+    loss_of, module, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, engine
 ) -> dict[str, float]:
-    """`epochs` optimizer steps on the whole rollout; the micro-batch size is about memory and changes no gradient.
+    """`epochs` optimizer steps on the whole rollout.  The size of micro-batches changes memory, and no gradient.
 
-    `backward` adds the gradient of a part's loss, summed over its tokens and divided by `total`, and gives the loss and the
-    log-ratio of each, (N,) both.  Metrics are of the last forward pass and the samples that pull: `kl` and `clipped` show
-    how far the epochs before it have moved (nothing, where there is one epoch); `clipped` counts ratios out of the range on
-    either side.  Raises FloatingPointError for what is not finite, before the optimizer's step of that epoch.
+    loss_of(part, advantage of its N tokens) -> loss and log-ratio of each, (N,) both.  The metrics are those of the last forward
+    pass, over the samples with an advantage: `kl` and `clipped` show how far the epochs before it have moved; `clipped` is the
+    share of ratios outside the range.  FloatingPointError: the loss or gradient is not finite; that epoch's step is not taken.
     """
-    total = distributed.total(rollout.mask.sum())  # of all processes, where there are several
+    total = engine.total(rollout.mask.sum())  # N
     metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}
     if not settings.entropy_bonus and not settings.kl_penalty:  # a sample without advantage has no gradient: skip it
         pulls = advantage.nonzero()[:, 0]
-        if not distributed.any_of(len(pulls) > 0, total.device):
+        if engine.total(torch.tensor(float(len(pulls)), device=total.device)) == 0:
             return metrics  # nothing to learn; a step would only follow Adam's momentum
-        pulls = pulls if len(pulls) else pulls.new_zeros(1)  # others learn: take part, with what does not pull
+        pulls = (
+            pulls if len(pulls) else torch.arange(1, device=pulls.device)
+        )  # join the others with a zero-advantage row
         rollout, advantage = rollout.rows(pulls), advantage[pulls]
 
-    def gradient() -> list:
-        """Accumulated over the micro-batches."""
+    def gradient() -> tuple[Tensor, Tensor]:
+        """Accumulated over the micro-batches; loss and log-ratio of all tokens."""
         optimizer.zero_grad(set_to_none=True)
         told = []
-        for index, counts in distributed.in_step(module, micro_batches(rollout, settings.micro_batch_tokens)):
+        for index, weight in engine.micro_batches(module, rollout):
             part = rollout.rows(index)
             per_token = advantage[index][:, None].expand(part.mask.shape)[part.mask]  # every token has its sample's
-            # The denominator is the whole batch's.
-            parts = backward(part, per_token, total if counts else torch.tensor(torch.inf, device=total.device))
-            told += [parts] if counts else []
-        return told
+            loss, log_ratio = loss_of(part, per_token)
+            (weight * loss.sum() / total).backward()  # the denominator is the whole batch's
+            told += [(loss.detach(), log_ratio.detach())] if weight else []
+        losses, log_ratios = zip(*told)
+        return torch.cat(losses), torch.cat(log_ratios)
 
     for _ in range(settings.epochs):
-        losses, log_ratio = (torch.cat(part) for part in zip(*faults.within_memory(gradient, settings)))
-        loss = float(distributed.total(losses.sum()) / total)
-        distributed.add_gradients(module)
-        norm = distributed.clip(module, settings.max_grad_norm)
+        losses, log_ratio = engine.attempt(gradient)
+        loss = float(engine.total(losses.sum()) / total)
+        norm = engine.clip(module, settings.max_grad_norm)
         if not math.isfinite(loss + norm):
             optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(f"the loss is {loss:.3g}, its gradient's norm {norm:.3g}")

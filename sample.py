@@ -2,8 +2,10 @@
 
     pi(y, tau | x) = prod_t  pi_phi(tau_t | h_t, tau_{t-1}) * pi_theta(y_t | h_t, tau_t)
 
-`generate` is that product as a loop; a `Rollout` is everything it drew, with the probabilities that training needs.
-`python sample.py --model DIR --prompt "..."` streams one completion, each token coloured by its temperature.
+`generate` is that product as a loop.  A `Rollout` is everything it drew, with the probabilities that training needs.
+`PlainEngine` shows what the loop asks of a model; engine/sampling.py does the same many times faster, and is the default.
+
+    python sample.py --model DIR --prompt "..."       streams one completion; each token has the colour of its temperature
 """
 
 import argparse
@@ -16,29 +18,15 @@ from dataclasses import dataclass, fields, replace
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-import model
-import policies
-import tasks
-import tokenizer
-from engine.attention import Cache
-from engine.decoder import Decoder, Graph, can_capture, fused
-from files import weights
-from temperature_head import Action, TemperatureHead
-from token_policy import sample_token
-
-TemperatureHead.fused = staticmethod(fused)  # on CUDA its `act` is compiled; the file of its own stands alone
-
-# Worked on at once: on a CPU so little that it is still in the cache for the next pass over it; elsewhere as much as keeps it
-# busy, since activations of 512 long prompts would not fit.
-PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
+from engine.sampling import FastEngine
+from token_policy import cut, sample_token
 
 
 @dataclass
 class Rollout:
-    """B completions.  Index t of every (B, T) field speaks of token t: how it was drawn, not what it led to."""
+    """B completions.  Column t of every (B, T) field tells how token t was drawn."""
 
     tokens: Tensor  # (B, T) int64: prompt, completion, then padding on the right
     prompt_lengths: Tensor  # (B,)
@@ -48,13 +36,13 @@ class Rollout:
     z: Tensor  # (B, T) z_t
     token_log_probs: Tensor  # (B, T) log pi_theta(y_t | h_t, tau_t)
     temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
-    entropies: Tensor  # (B, T) nats, of softmax(logits) whatever tau_t was, after a cut: the model's own uncertainty
-    finished: Tensor  # (B,) bool: an end-of-text token was drawn; False means truncated
-    margins: Tensor | None = None  # (B, T) where the policy cuts: logits further below the largest are out
-    hidden: Tensor | None = None  # (B, T, d_model) h_t, which drew token t: the model's output at t - 1; on the CPU
+    entropies: Tensor  # (B, T) H_t in nats, at tau = 1 and after a cut: the model's own uncertainty
+    finished: Tensor  # (B,) bool: an end-of-text token was drawn; False: truncated
+    margins: Tensor | None = None  # (B, T) where tokens are removed: those whose logit is further below the largest
+    reads: Tensor | None = None  # (B, T, d) what the policy read, most often h_t, the output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
-        """These rows, without the columns that none of them uses."""
+        """These rows, without columns that none of them uses."""
         used = 1 + int(self.mask[index].any(0).nonzero().max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen = {n: v[:, :used] if v.dim() > 1 else v for n, v in chosen.items() if v is not None}
@@ -76,162 +64,148 @@ def join(rollouts: list[Rollout]) -> Rollout:
 
     columns = {f.name: [getattr(rollout, f.name) for rollout in rollouts] for f in fields(Rollout)}
     if mixed := [n for n, v in columns.items() if 0 < sum(x is None for x in v) < len(v)]:
-        raise ValueError(f"rollouts of which some have {mixed[0]} and some have none cannot be joined")
+        raise ValueError(f"cannot join rollouts with {mixed[0]} and rollouts without")
     return Rollout(**{n: None if v[0] is None else torch.cat([widen(x) for x in v]) for n, v in columns.items()})
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """The longest prompt's length; ValueError where a prompt is empty, foreign, or too long for the model's context."""
+    """The longest prompt's length.  ValueError: a prompt is empty, of another vocabulary, or too long for the model's context."""
     if not prompts or min(map(len, prompts)) == 0 or max_new_tokens < 1:
-        raise ValueError("sampling needs prompts of at least one token, and at least one new token")
+        raise ValueError("sampling needs at least one token in each prompt and at least one new token")
     if max(map(max, prompts)) >= transformer.config.vocab_size:
-        raise ValueError("the tokenizer has more tokens than the model: its folder mixes two models' files")
+        raise ValueError("the tokenizer has more tokens than the model: the folder mixes files of two models")
     longest, context = max(map(len, prompts)), transformer.config.max_length
     if longest + max_new_tokens > context:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones pass the model's context of {context}; "
-            "lower --max-new-tokens or leave the longest prompts out"
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}; "
+            "lower --max-new-tokens, or --max-prompt-tokens"
         )
     return longest
 
 
-def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
-    """How many rows of `length` tokens have their keys and values in so much memory; 512 at most, 1 at least."""
-    c = transformer.config
-    bytes_per_number = (transformer.compute_dtype or transformer.embed.weight.dtype).itemsize
-    bytes_per_row = 2 * c.n_layers * c.n_kv_heads * c.d_head * bytes_per_number * length
-    return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))
+class PlainEngine:
+    """The engine to read: no cache, so every step reads whole rows again."""
+
+    draw = staticmethod(sample_token)
+
+    def __init__(
+        self, transformer, prompts: list[list[int]], samples: int, max_new_tokens: int, layer=None, eager=False
+    ):
+        self.transformer, self.layer = transformer, layer
+        self.rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+
+    def prefill(self) -> Tensor:
+        """h_1 of each row, (B, d_model).  `inner` is what policies read: h_t, or the state after `layer` layers."""
+        longest, device = max(map(len, self.rows)), self.transformer.device
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in self.rows], device=device)
+        last = torch.arange(len(tokens)), [len(row) - 1 for row in self.rows]
+        with self.transformer.autocast():
+            hidden = self.transformer(tokens)[last]
+            self.inner = hidden if self.layer is None else self.transformer(tokens, layers=self.layer)[last]
+        return hidden
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """(n, d_model) -> logits (n, V)."""
+        return self.transformer.unembed(hidden)
+
+    def drop(self, going: Tensor) -> Tensor:
+        """Let ended rows leave, going (n,) False for them: the places of those that stay."""
+        left = going.nonzero()[:, 0]
+        self.rows = [self.rows[place] for place in left.tolist()]
+        return left
+
+    def step(self, token: Tensor) -> Tensor:
+        """Append token (n,) to each row: the state that draws its next one, (n, d_model)."""
+        for row, new in zip(self.rows, token.tolist()):
+            row.append(new)
+        return self.prefill()
 
 
 @torch.inference_mode()
 def generate(
-    transformer,
-    policy,
-    prompts: list[list[int]],
-    samples_per_prompt: int,
-    max_new_tokens: int,
-    eos_ids: set[int],
-    generator: torch.Generator | None = None,
-    keep_hidden: bool = False,
-    on_token=None,
-) -> Rollout:
-    """Sample `samples_per_prompt` completions of each prompt; a prompt's samples are neighbouring rows.
+    transformer, policy, prompts: list[list[int]], samples_per_prompt: int, max_new_tokens: int, eos_ids: set[int],
+    generator: torch.Generator | None = None, keep_reads: bool = False, on_token=None, engine=FastEngine,
+) -> Rollout:  # fmt: skip
+    """Sample `samples_per_prompt` completions of each prompt; the samples of a prompt are neighbouring rows.
 
-    policy: anything with `act` and `tau_initial` (temperature_head.py, baselines.py).  `keep_hidden` stores h_t for the
-    training of the head; `on_token(step, tokens, temperatures)` sees every step as it happens, and so does a policy's
-    `see`, where it has one.
-
-    At each step the rows that have not ended draw, in their order: first the policy, then the tokens.  (On CUDA those that
-    have ended draw along until enough of them leave together; what they draw is dropped.)
+    policy: a temperature_head.Policy.  `keep_reads`: store what it read.  `on_token(step, tokens, temperatures)` sees every step.
     """
     longest, device = check_lengths(transformer, prompts, max_new_tokens), transformer.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
-    eos = torch.tensor(sorted(eos_ids), device=device)
-    on_cuda, decoder = can_capture(device), Decoder(transformer)
-    looks = [look for look in (on_token, getattr(policy, "see", None)) if look is not None]
-    # Steps between looks at who has ended, as a GPU would wait for each; and the share that stays where none leave, as leaving
-    # costs a new graph there.  Whoever sees each step sees rows leave at once.
-    patience, enough = (16, 0.8) if on_cuda and not looks else (1, 1.0)
-    cache = Cache(lengths, samples_per_prompt, max_new_tokens, decoder.dtype, stride=256 if on_cuda else 1)
-    at_once = max(1, PROMPT_TOKENS_AT_ONCE[device.type] // longest)  # prompts
-    decode = Graph(decoder, cache) if on_cuda else lambda token: decoder(token, cache)
-    with transformer.autocast():
-        parts = zip(tokens.split(at_once), lengths.split(at_once))
-        last = [transformer(part, cache)[torch.arange(len(part)), length - 1] for part, length in parts]  # read once
-    hidden = torch.cat(last).repeat_interleave(samples_per_prompt, dim=0)  # (B, d_model)
-    rows = torch.arange(len(hidden), device=device)  # the n rows that are still written
-    going = torch.ones_like(rows, dtype=torch.bool)  # (n,) all of them, but between two looks
-    temperature = torch.full((len(rows),), float(policy.tau_initial), device=device)  # tau_0
-    finished, steps = torch.zeros_like(going), []
+    looks = [look for look in (on_token, policy.see) if look is not None]
+    engine = engine(transformer, prompts, samples_per_prompt, max_new_tokens, policy.layer, eager=bool(looks))
+    hidden, eos = engine.prefill(), torch.tensor(sorted(eos_ids), device=device)  # (B, d_model) h_1
+    rows = torch.arange(len(hidden), device=device)  # (n,) the rows that the engine still has
+    going = torch.ones_like(rows, dtype=torch.bool)  # (n,) False: has ended
+    tau = torch.full((len(rows),), float(policy.tau_initial), device=device)  # tau_0
+    drawn = []
     for step in range(max_new_tokens):
-        hidden = hidden.to(decoder.dtype, copy=on_cuda)  # what is stored is what the head sees
-        logits = decoder.unembed(hidden)  # (n, V), read from h_t
-        action = policy.act(hidden, temperature, logits=logits, step=step, generator=generator)
-        temperature = action.temperature  # tau_t ~ pi_phi
-        token, log_prob, entropy = sample_token(logits, temperature, generator)  # y_t ~ pi_theta
-        steps.append((rows, going, token, action, log_prob, entropy, hidden if keep_hidden else None))
+        logits = engine.unembed(hidden)  # (n, V)
+        margin = cut(logits, policy.min_p, policy.top_p)
+        reads = policy.reads(engine.inner, logits)  # (n, d)
+        action = policy.act(reads, tau, logits=logits, step=step, generator=generator)
+        tau = action.temperature  # tau_t ~ pi_phi
+        token, log_prob, entropy = engine.draw(logits, tau, generator)  # y_t ~ pi_theta
+        ends = (token[:, None] == eos).any(1)
+        drawn.append((rows, going, token, ends, action, log_prob, entropy, margin, reads if keep_reads else None))
         for look in looks:
-            look(step, token, temperature)
-        going = going & (token[:, None] != eos).all(1)
-        if (step + 1) % patience == 0 or step + 1 == max_new_tokens:
-            finished[rows] = ~going
-            left = going.nonzero()[:, 0]
-            if len(left) == 0:
-                break
-            if len(left) < enough * len(rows):
-                rows, token, temperature, going = rows[left], token[left], temperature[left], going[left]
-                cache.keep(left)
-        if step + 1 < max_new_tokens:
-            hidden = decode(token)
-    return assemble(tokens, lengths, samples_per_prompt, steps, finished)
+            look(step, token, tau)
+        going = going & ~ends
+        left = engine.drop(going)
+        if left is not None:
+            rows, token, tau, going = rows[left], token[left], tau[left], going[left]
+        if len(rows) == 0 or step + 1 == max_new_tokens:
+            break
+        hidden = engine.step(token)
+    return assemble(prompts, samples_per_prompt, longest, drawn)
 
 
-def log_probs_of(actions: tuple[Action, ...]) -> Tensor:
-    """log pi_phi of what each step drew, all behind each other: worked out at once, if all steps draw from the same kind."""
-    if len({(type(action), action.gate is None) for action in actions}) > 1:
-        return torch.cat([action.log_prob for action in actions])
-    fields = [None if field[0] is None else torch.cat(field) for field in zip(*actions)]
-    return type(actions[0])(*fields).log_prob
-
-
-@torch.inference_mode(False)  # what training reads is made of ordinary tensors again
+@torch.inference_mode(False)  # so that training reads ordinary tensors
 @torch.no_grad()
-def assemble(prompts: Tensor, lengths: Tensor, samples: int, steps: list, finished: Tensor) -> Rollout:
-    """Put what each step drew behind each row's own prompt: prompts (P, L) -> a Rollout of P * samples rows."""
-    rows, going, tokens, actions, log_probs, entropies, hidden = zip(*steps)
-    lengths = lengths.repeat_interleave(samples)
+def assemble(prompts: list[list[int]], samples: int, longest: int, drawn: list[tuple]) -> Rollout:
+    """Put what each step drew behind its row's prompt."""
+    rows, going, tokens, ends, actions, log_probs, entropies, margins, reads = zip(*drawn)
+    device, steps = tokens[0].device, len(drawn)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(samples)  # (B,)
+    padded = torch.tensor([prompt + [0] * (longest + steps - len(prompt)) for prompt in prompts], device=device)
+    row, kept = torch.cat(rows), torch.cat(going)  # what a row draws after its end is left out
     step = torch.cat([torch.full_like(of_step, number) for number, of_step in enumerate(rows)])
-    row, drawn = torch.cat(rows), torch.cat(going)  # what a row draws after its end is dropped
-    where = row[drawn], (lengths[row] + step)[drawn]  # row and column of each token
-    shape = len(lengths), prompts.shape[1] + len(steps)
+    where = row[kept], (lengths[row] + step)[kept]  # row and column of each token
 
-    def place(values, into=None) -> Tensor:
-        values = torch.cat(values)[drawn]
-        into = values.new_zeros(shape + values.shape[1:]) if into is None else into
+    def place(values, into=None) -> Tensor | None:
+        if values[0] is None:
+            return None
+        values = torch.cat(values)[kept]
+        into = values.new_zeros(len(lengths), longest + steps, *values.shape[1:]) if into is None else into
         return into.index_put_(where, values)
 
-    padded = F.pad(prompts.repeat_interleave(samples, dim=0), (0, len(steps)))
+    read = place(reads)
     return Rollout(
-        tokens=place(tokens, into=padded),
+        tokens=place(tokens, into=padded.repeat_interleave(samples, dim=0)),
         prompt_lengths=lengths,
         mask=place(going),
         temperatures=place([action.temperature for action in actions]),
         changed=place([action.changed for action in actions]),
         z=place([action.z for action in actions]),
         token_log_probs=place(log_probs),
-        temperature_log_probs=place([log_probs_of(actions)]),
+        temperature_log_probs=place([action.log_prob for action in actions]),
         entropies=place(entropies),
-        finished=finished.clone(),
-        margins=None if actions[0].margin is None else place([action.margin for action in actions]),
-        hidden=None if hidden[0] is None else place(hidden).cpu(),  # as large as all else together, and read only once
+        finished=place(ends).any(1),
+        margins=place(margins),
+        reads=None if read is None else read.cpu(),  # as large as all else together, and read only once
     )
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
 
 
-def colour(text: str, temperature: float, tau_min: float = 0.0, tau_max: float = 1.5) -> str:
-    """`text` in ANSI colours from blue (cold) over grey to red (hot)."""
-    ramp = (27, 33, 39, 45, 87, 195, 252, 224, 217, 210, 203, 196)  # of the 256-colour palette
-    share = (temperature - tau_min) / max(tau_max - tau_min, 1e-6)
-    shade = ramp[round(min(max(share, 0.0), 1.0) * (len(ramp) - 1))]
-    return f"\x1b[38;5;{shade}m{text}\x1b[0m"
-
-
-def show(pieces: list[str], temperatures: list[float], colours: bool) -> str:
-    """A completion on one line: coloured by temperature, or with the temperature behind each token where there is no
-    terminal.
-
-    >>> show(["3", "+"], [0.25, 1.0], colours=False)
-    '3[0.25] +[1.00]'
-    """
-    if colours:
-        return "".join(colour(piece, tau) for piece, tau in zip(pieces, temperatures)).replace("\n", " ")
-    return " ".join(f"{piece}[{tau:.2f}]" for piece, tau in zip(pieces, temperatures)).replace("\n", " ")
-
-
 def main() -> None:
+    import baselines
+    import model
+    import tasks
+    import tokenizer
+    from display.terminal import colour
+    from files import weights
+
     parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
     parser.add_argument(
@@ -256,7 +230,7 @@ def main() -> None:
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
         transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
         model.choose_threads(transformer.config.d_model)
-        policy = policies.make(arguments.policy, folder, device)
+        policy = baselines.make(arguments.policy, folder, device)
         ran = weights.trained_with(folder)
         template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
         prompt = tasks.render(arguments.prompt, vocabulary, template)

@@ -1,17 +1,16 @@
-"""The temperature policy pi_phi: at every step the model looks at its own hidden state and chooses its temperature.
+"""The temperature policy pi_phi: at every step the model reads its own hidden state and chooses its temperature.
 
     u = W2 relu(W1 h + b1) + b2,   W1 (d/2, d),  W2 (3, d/2),   u = (u_c, u_a, u_b)
     1. change or keep   c_t ~ Bernoulli(sigmoid(u_c));      c_t = 0 keeps tau_t = tau_{t-1}
     2. if c_t = 1       z_t ~ Beta(softplus(u_a) + eps, softplus(u_b) + eps),   tau_t = tau_min + z_t (tau_max - tau_min)
     log pi_phi = log P(c_t) + c_t log p(z_t)
 
-The head reads a *detached* h: its loss never reaches theta.  The density is in z; the constant Jacobian from z to tau
-cancels in every ratio.  The paper does not give eps, the range of tau or the initialisation: ours are arguments.
+The head reads a *detached* h: no gradient of its loss reaches theta.  The density is in z; the constant Jacobian from z to tau
+cancels in every ratio.  The paper does not publish eps, the range of tau or the initialisation: ours are arguments.
 
-Any other temperature policy (baselines.py) has the same `act` and the same `Action`.  This file imports nothing local.
+Every other temperature policy (baselines.py) has the interface of `Policy`.  This file needs token_policy.py only.
 """
 
-import contextlib
 import json
 import math
 from pathlib import Path
@@ -24,37 +23,63 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from token_policy import entropy_of
+
 FILE = "temperature_head.safetensors"
 
 
 class Action(NamedTuple):
     """One decision a row; every field (B,), or (B, T) when training replays them.
 
-    A policy that draws otherwise than by a gate and a Beta gives a subclass, with a `log_prob` of its own."""
+    A policy that does not draw by a gate and a Beta returns a subclass with its own `log_prob`."""
 
     temperature: Tensor  # tau_t
     changed: Tensor  # c_t, bool
-    z: Tensor  # z_t in (0, 1); without meaning where c_t = 0
+    z: Tensor  # z_t in (0, 1); meaningless where c_t = 0
     gate: Tensor | None = None  # u_c and the Beta's parameters, which c_t and z_t were drawn from
     alpha: Tensor | None = None
     beta: Tensor | None = None
-    margin: Tensor | None = None  # of a policy that cuts (policies.py): a logit further below the largest is out
 
     @property
     def log_prob(self) -> Tensor:
-        """log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample.
-
-        Worked out when asked for, and not at each step: `sample.generate` asks once, for all steps together."""
+        """log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample."""
         if self.gate is None:
             return torch.zeros_like(self.temperature)
         return mixed_log_prob(self.gate, self.alpha, self.beta, self.changed, self.z)
 
 
-class TemperatureHead(nn.Module):
-    """pi_phi as a two-layer network on h_t.  It is itself a temperature policy: `sample.generate` calls its `act`."""
+class Policy:
+    """The interface of every temperature policy.  A policy of your own must define `act`; the rest has defaults.
 
-    kind = "own"  # as --policy names it
-    fused = staticmethod(lambda function, device: function)  # sample.py has decoder.py's here, which compiles on CUDA
+    act(reads (B, d), tau_previous (B,), *, logits (B, V), step, generator) -> Action
+    """
+
+    tau_initial: float = 1.0  # tau_0
+    learns = False  # by rewards
+    layer: int | None = None  # `reads` gets the state after so many layers; None: h_t, which the unembedding reads
+    min_p, top_p = 0.0, 1.0  # tokens removed before the draw: token_policy.cut
+    see = None  # a method see(step, tokens, temperatures) is shown every step that is drawn
+
+    def reads(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """What the policy reads, hidden (B, d_model), logits (B, V) -> (B, d).  The rollout stores it for training."""
+        return hidden
+
+    def begin_step(self, training_step: int, generator=None) -> None:
+        """Before the rollout of a training step."""
+
+    def end_step(self) -> None:
+        """After that rollout."""
+
+    def learn(self, transformer, rollout, advantage: Tensor) -> dict[str, float]:
+        """Learn without a gradient, before the token step: advantage (B,) -> metrics.  rl.temperature_step is by gradient."""
+        return {}
+
+
+class TemperatureHead(nn.Module, Policy):
+    """pi_phi as a two-layer network on h_t.  `sample.generate` calls its `act`, rl.temperature_step its `log_prob`."""
+
+    kind = "own"  # its name for --policy
+    learns = True
 
     def __init__(
         self,
@@ -93,9 +118,7 @@ class TemperatureHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden (..., d_model) -> the gate's logit u_c and the Beta's parameters a, b, each (...), in float32."""
-        kind = hidden.device.type
-        # Leaving autocast takes half as long as the first product of a step's 64 rows: only where it is on.
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext():
+        with torch.autocast(hidden.device.type, enabled=False):
             u = self.w2(F.relu(self.w1(hidden.detach().float())))
         gate, alpha, beta = u.unbind(-1)
         return gate, F.softplus(alpha) + self.eps, F.softplus(beta) + self.eps
@@ -103,13 +126,14 @@ class TemperatureHead(nn.Module):
     @torch.no_grad()
     def act(self, hidden: Tensor, tau_previous: Tensor, *, logits=None, step=None, generator=None) -> Action:
         """Sample tau_t for each row: hidden (B, d_model), tau_previous (B,).  Logits and step are for other policies."""
-        read, draw = (self.fused(function, hidden.device.type) for function in (type(self).forward, decide))
-        gate, alpha, beta = read(self, hidden)
+        gate, alpha, beta = self(hidden)
         uniform = torch.rand(gate.shape, generator=generator, device=gate.device)
         # A Beta draw is Ga / (Ga + Gb); torch.distributions would do the same slower, and takes no generator.
         ga, gb = (torch._standard_gamma(shape, generator=generator) for shape in (alpha, beta))
-        drawn = draw(gate, uniform, ga, gb, tau_previous, self.tau_min, self.tau_max)
-        return Action(*drawn, gate, alpha, beta)
+        changed = uniform < torch.sigmoid(gate)  # c_t
+        z = inside(ga / (ga + gb).clamp_min(1e-30))  # z_t
+        tau = torch.where(changed, self.tau_min + z * (self.tau_max - self.tau_min), tau_previous)  # tau_t
+        return Action(tau, changed, z, gate, alpha, beta)
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         """log pi_phi of stored actions, hidden (..., d_model) -> (...); differentiable in phi only."""
@@ -158,15 +182,6 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
     return policy.to(device)
 
 
-def decide(
-    gate: Tensor, uniform: Tensor, ga: Tensor, gb: Tensor, tau_previous: Tensor, tau_min: float, tau_max: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """tau_t, c_t and z_t, from what was drawn: `uniform` in [0, 1), ga ~ Gamma(alpha) and gb ~ Gamma(beta); all (B,)."""
-    changed = uniform < torch.sigmoid(gate)
-    z = inside(ga / (ga + gb).clamp_min(1e-30))
-    return torch.where(changed, tau_min + z * (tau_max - tau_min), tau_previous), changed, z
-
-
 def inside(z: Tensor) -> Tensor:
     """z kept off 0 and 1, where the density of a Beta can be zero or infinite, by as little as float32 can tell."""
     return z.clamp(1e-30, 1 - 6e-8)
@@ -192,3 +207,53 @@ def beta_log_prob(alpha: Tensor, beta: Tensor, z: Tensor) -> Tensor:
     """log p(z) of Beta(alpha, beta)."""
     z = inside(z)
     return (alpha - 1) * torch.log(z) + (beta - 1) * torch.log1p(-z) - log_beta(alpha, beta)
+
+
+# ---- variants of the head: ablations ----------------------------------------------------------------------------------
+
+
+class SequenceHead(TemperatureHead):
+    """One temperature a completion: pi_phi(tau | h_1), a Beta read off the hidden state that draws the first token.
+
+    No gate: the first token's temperature is always drawn, and the others keep it, with nothing drawn.
+    """
+
+    kind = "sequence"
+
+    @torch.no_grad()
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
+        one = torch.ones_like(tau_previous)
+        if step:  # a gate that is surely shut
+            return Action(tau_previous, ~one.bool(), one / 2, -torch.inf * one, one, one)
+        action = super().act(hidden, tau_previous, generator=generator)  # and here surely open
+        tau = self.tau_min + action.z * (self.tau_max - self.tau_min)
+        return action._replace(temperature=tau, changed=one.bool(), gate=torch.inf * one)
+
+    def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
+        _, alpha, beta = self(hidden)
+        return torch.where(action.changed, beta_log_prob(alpha, beta, action.z), 0.0)
+
+    def entropy(self, hidden: Tensor) -> Tensor:
+        raise ValueError("--temperature-entropy is for a temperature at each token, and policy sequence has one in all")
+
+
+class NoGateHead(TemperatureHead):
+    """The head without its gate: every token has a new temperature.  (P(c = 1) = sigmoid(30) = 1.)"""
+
+    kind = "no-gate"
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate, alpha, beta = super().forward(hidden)
+        return torch.full_like(gate, 30.0), alpha, beta
+
+
+class EntropyHead(TemperatureHead):
+    """The head that reads only the entropy H_t: a learned EDT.  Its layers have the size of the head's."""
+
+    kind = "entropy-only"
+
+    def reads(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        return entropy_of(logits)[:, None]  # (B, 1)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return super().forward(hidden.expand(*hidden.shape[:-1], self.settings["d_model"]))

@@ -1,9 +1,17 @@
-"""The token policy pi_theta(. | h_t, tau_t): a softmax under a temperature, and an exact draw from it.
+"""The token policy pi_theta(. | h_t, tau_t): a softmax under a temperature, and a draw from it.
 
-    log pi_theta(y | h, tau) = log softmax(logits / tau),        where a policy cuts (policies.py) among the tokens that are left
+    log pi_theta(y | h, tau) = log softmax(logits / tau)
 
-`token_policy` is that line, for training and for reading.  `sample_token` draws, in a few passes over the logits and without
-sorting or a running sum over all of them.
+The temperature is part of the policy: sampling and training take every log-probability at the stored tau_t.
+
+A cut (min-p or top-p) removes unlikely tokens before the draw.  The paper has none in training; here a policy may have one.
+p is the probability at temperature 1:
+
+    min_p     removes tokens with p < min_p * max p                               arXiv 2407.01082
+    top_p     keeps the likeliest tokens that together have top_p                 arXiv 1904.09751
+
+`cut` also returns a margin: how far below the largest logit a token may be.  Training removes the same tokens by that margin.
+This file imports nothing local.  `engine/draw.py` draws the same faster.
 """
 
 import math
@@ -12,110 +20,102 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.decoder import fused
-
-GONE = -1e9  # the logit of a token that cannot be drawn
-BLOCK = 128  # tokens of a large vocabulary that are drawn from as one, and then among
-# On a CPU: so few that they are still in the cache, and their memory at hand, for the next pass over them.
-LOGITS_AT_ONCE = 2**20
+GONE = -1e9  # the logit of a removed token
+LOGITS_AT_ONCE = 2**20  # on a CPU, so few that they are still in its cache for the next pass
 
 
 def token_policy(
     logits: Tensor, temperature: Tensor, margin: Tensor | None = None, drawn: Tensor | None = None
 ) -> Tensor:
-    """log pi_theta(. | h_t, tau_t) = log softmax(logits / tau): logits (..., V), temperature (...) -> (..., V).
+    """log pi_theta(. | h_t, tau_t): logits (..., V), temperature (...) -> (..., V), always in float32.
 
-    `margin` (...), where a policy cuts: tokens beyond it are out, but for `drawn` (...), which was not when it was drawn, and
-    may be by rounding.
-
-    Always in float32.  Training uses this; `sample_token` gets the same in fewer passes, and closer: of 150,000 tokens
-    log_softmax, whose sum is in float32, is off by some 1e-5, and it by 1e-6.
+    With `margin` (...), mask tokens beyond it, but never the `drawn` token (...), which rounding could exclude.
     """
     logits = logits.float()
     scaled = logits / temperature.clamp_min(1e-6).unsqueeze(-1)
     if margin is not None:
-        out = beyond(logits, margin)
-        scaled.masked_fill_(out if drawn is None else out.scatter(-1, drawn.unsqueeze(-1), False), GONE)
+        removed = beyond(logits, margin)
+        scaled.masked_fill_(removed if drawn is None else removed.scatter(-1, drawn.unsqueeze(-1), False), GONE)
     return torch.log_softmax(scaled, dim=-1)
 
 
+def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw y_t: logits (B, V), temperature (B,) -> token, its log_prob, and the entropy in nats at tau = 1, (B,) each.
+
+    tau = 0 is greedy: the argmax, with probability 1.
+    """
+    log_probs = token_policy(logits, temperature)  # (B, V)
+    token = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+    greedy = temperature == 0
+    token = torch.where(greedy, logits.argmax(-1), token)
+    log_prob = log_probs.gather(1, token[:, None])[:, 0]
+    return token, torch.where(greedy, 0.0, log_prob), entropy_of(logits)
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """H_t in nats of softmax(logits), whatever tau_t is: (..., V) -> (...).  A logit of -inf adds nothing."""
+    log_probs = logits.float().log_softmax(-1)
+    return -(log_probs.exp() * log_probs).nansum(-1)
+
+
+# ---- cuts -----------------------------------------------------------------------------------------------------------
+
+
 def beyond(logits: Tensor, margin: Tensor) -> Tensor:
-    """(..., V) which tokens are out: those whose logit is more than `margin` (...) below the largest."""
+    """(..., V) True for tokens whose logit is more than `margin` (...) below the largest."""
     return logits.amax(-1, keepdim=True) - logits > margin.unsqueeze(-1)
 
 
-def rows_in_cache(logits: Tensor) -> int:
-    """How many rows of logits (B, V) are worked on together, LOGITS_AT_ONCE."""
-    return max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+def cut(logits: Tensor, min_p: float = 0.0, top_p: float = 1.0) -> Tensor | None:
+    """Remove unlikely tokens from logits (B, V), in place; the margins (B,) by which training removes the same ones.
 
-
-def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw y_t: logits (B, V), temperature (B,) -> token, log_prob, and the entropy in nats at tau = 1, (B,) each.
-
-    tau = 0 takes the argmax, the first of equals, with probability 1.
+    None where nothing is cut.  Training may use the margins for one gradient a rollout: once the model has moved, the same
+    margin would remove other tokens.  A removed token has no gradient.
     """
-    drawn = logits, temperature, torch.rand(len(logits), 2, generator=generator, device=logits.device)
-    large = logits.shape[1] > 8 * BLOCK  # on CUDA compiled: one pass over the logits, not fifteen
-    draw = fused(invert, logits.device.type) if large else invert
-    rows = rows_in_cache(logits)
-    if len(logits) <= rows:
-        return draw(*drawn)
-    token, log_prob, entropy = zip(*(draw(*part) for part in zip(*(whole.split(rows) for whole in drawn))))
-    return torch.cat(token), torch.cat(log_prob), torch.cat(entropy)
+    if min_p == 0 and top_p == 1:
+        return None
+    rows, margins = LOGITS_AT_ONCE // logits.shape[1] if logits.device.type == "cpu" else len(logits), []
+    for some in logits.split(max(1, rows)):
+        exact = some.float()
+        margins.append(torch.minimum(margin_of_min_p(exact, min_p), margin_of_top_p(exact, top_p)))
+        some.masked_fill_(beyond(exact, margins[-1]), GONE)
+    return torch.cat(margins)
 
 
-def weigh(logits: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
-    """What draws and what makes the entropy, of logits (..., n).  In bits, since a CPU takes exp2 in half the time of exp.
+def margin_between(top: Tensor, last: Tensor, first: Tensor) -> Tensor:
+    """The margin midway between the last token that stays and the first that goes; all (B,).  inf where all stay.
 
-    top       the largest (...)
-    scaled    bits of each below it, over tau (..., n)
-    shares    2^scaled, in proportion to which is drawn (..., n)
-    total     the sum of shares at tau = 1 (...)
-    weighted  the sum of share times bits at tau = 1 (...)
+    Training's logits differ by rounding: midway, the same tokens are removed.  Equally likely tokens stay or go together.
     """
-    top = logits.amax(-1, keepdim=True).clamp_min(-1e30)  # a block of nothing but -inf has shares of 0
-    below = (logits - top).div_(math.log(2))
-    at_one = below.exp2()
-    total, weighted = at_one.sum(-1), at_one.mul_(below).nansum(-1)  # a token of logit -inf has none
-    scaled = torch.div(below, tau, out=at_one)
-    return top[..., 0], scaled, torch.exp2(scaled, out=below), total, weighted
+    return ((top - last) + (top - first)) / 2
 
 
-def invert(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `sample_token` draws at the numbers `uniform` (B, 2) in [0, 1)."""
-    greedy = temperature == 0
-    uniform = torch.where(greedy[:, None], 0.0, uniform)
-    tau = torch.where(greedy, 1e-30, temperature.clamp_min(1e-6))[:, None]  # 1e-30: all but the largest logit vanish
-    if logits.shape[1] <= 8 * BLOCK:
-        _, scaled, shares, total, weighted = weigh(logits.float(), tau)
-        token = pick(shares, uniform[:, :1])
-        bits, shares = scaled.gather(1, token), shares.sum(-1)
-    else:  # first a block, then a token of it: no running sum is over all of V
-        short = -logits.shape[1] % BLOCK
-        padded = F.pad(logits.float(), (0, short), value=-1e30) if short else logits.float()
-        blocks = padded.unflatten(1, (-1, BLOCK))
-        top, _, shares, total, weighted = weigh(blocks, tau[:, None])  # (B, V / BLOCK) and (..., BLOCK)
-        rise = (top - top.amax(1, keepdim=True)) / math.log(2)  # of each block's largest below the row's, in bits
-        total, weighted = (rise.exp2() * x for x in (total, weighted + rise * total))
-        total, weighted = total.sum(-1), weighted.sum(-1)
-        shares = shares.sum(-1) * (rise / tau).exp2()
-        block = pick(shares, uniform[:, :1])
-        chosen = blocks[torch.arange(len(block), device=block.device), block[:, 0]]
-        _, scaled, within, _, _ = weigh(chosen, tau)
-        token = pick(within, uniform[:, 1:])
-        bits, shares = scaled.gather(1, token) + rise.gather(1, block) / tau, shares.sum(-1)
-        token = (token + block * BLOCK).clamp_max(logits.shape[1] - 1)  # past the end only where logits are not finite
-    log_prob = math.log(2) * bits[:, 0] - shares.log()
-    entropy = total.log() - math.log(2) * weighted / total
-    return token[:, 0], torch.where(greedy, 0.0, log_prob), entropy
+def margin_of_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """logits (B, V) -> (B,)"""
+    if min_p == 0:
+        return logits.new_full((len(logits),), math.inf)
+    top = logits.amax(-1)
+    out = logits < top[:, None] + math.log(min_p)  # p < min_p max p
+    return margin_between(top, logits.masked_fill(out, math.inf).amin(-1), logits.masked_fill(~out, -math.inf).amax(-1))
 
 
-def pick(shares: Tensor, uniform: Tensor) -> Tensor:
-    """Index (B, 1) drawn in proportion to `shares` (B, n), by inverse CDF at `uniform` (B, 1) in [0, 1).
+def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
+    """logits (B, V) -> (B,).  On a CPU sort only the likeliest `among` of a row, and all of it where they are not enough.
 
-    The CDF is of integers: they add up to the same in any order, so that on a GPU too it never falls, and an index of
-    share zero is never drawn.  Shares that are not finite give some index.
+    (Elsewhere sort all: to ask whether they are enough would wait for the device.)
     """
-    cdf = (shares * (2.0**40 / shares.sum(-1, keepdim=True))).long().cumsum(-1)
-    index = torch.searchsorted(cdf, (uniform * cdf[:, -1:]).long(), right=True)
-    return index.clamp_max(shares.shape[1] - 1)
+    vocabulary = logits.shape[1]
+    if top_p == 1:
+        return logits.new_full((len(logits),), math.inf)
+    if logits.device.type != "cpu" or vocabulary <= 2 * among:
+        among = vocabulary
+    # (B, among), from the largest down
+    likeliest, order = logits.topk(among) if among < vocabulary else logits.sort(descending=True)
+    p = logits.softmax(-1).gather(-1, order)
+    stays = p.cumsum(-1) - p < top_p  # the likelier ones do not have top_p yet; so the likeliest always stays
+    count = stays.sum(-1, keepdim=True).clamp_min(1)  # also where logits are not numbers
+    last, first = F.pad(likeliest, (0, 1), value=-math.inf).gather(1, torch.cat((count - 1, count), 1)).unbind(1)
+    margin = margin_between(likeliest[:, 0], last, first)
+    if among < vocabulary and (more := stays[:, -1]).any():
+        margin[more] = margin_of_top_p(logits[more], top_p, vocabulary)
+    return margin

@@ -41,6 +41,7 @@ from files.tokenizer_file import (
     begin_of_text,
     check_added,
     check_parts,
+    read_chat_template,
     read_eos_ids,
     read_json,
     spelled_bytes,
@@ -72,7 +73,10 @@ def load(name_or_path: str | Path) -> "Tokenizer":
 
 
 class Tokenizer:
-    """What load() returns. `eos_ids` end a completion; `bos_id` is what a prompt should begin with, or None."""
+    """What load() returns. `eos_ids` end a completion; `bos_id` is what a prompt should begin with, or None.
+
+    `chat_template` is the model's own (None where it has none), and `template_tokens` are the names in it, such as bos_token.
+    """
 
     def __init__(self, folder: Path):
         file = folder / FILES[0]
@@ -105,6 +109,7 @@ class Tokenizer:
         self.vocab_size = max(self._bytes) + 1
         self.bos_id = self._added.get(bos)
         self.eos_ids = read_eos_ids(folder, self._added)
+        self.chat_template, self.template_tokens = read_chat_template(folder)
 
     def encode(self, text: str, allow_added: bool = False) -> list[int]:
         """Ids of `text`, nothing put in front. Half a surrogate pair, which is no text, becomes U+FFFD.
@@ -113,17 +118,33 @@ class Tokenizer:
         """
         if len(text) > 100_000 and any(len(run[0]) >= 100_000 for run in re.finditer(r"\s+", text)):
             raise ValueError("a text with 100,000 white-space characters in a row cannot be encoded")
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if not allow_added:
-            return self._encode_text(self._normalize(text))
-        ids = []
-        for i, part in enumerate(self._added_before.split(text)):  # odd places hold what the pattern matched
+        if allow_added:
+            return self._encode_parts(self._parts(text))
+        return self._encode_text(self._normalize(whole_text(text)))
+
+    def encode_inside(self, before: str, text: str, after: str) -> list[int]:
+        """Ids of `before + text + after`, in which added tokens are matched in `before` and `after` only, never in `text`.
+
+        The three are one text: where no added token is between them, a token may reach from one into the next.
+        """
+        (*begin, left), (right, *end) = self._parts(before), self._parts(after)
+        return self._encode_parts(begin) + self.encode(left + text + right) + self._encode_parts(end)
+
+    def _parts(self, text: str) -> list[str | int]:
+        """`text` split at its added tokens: text, id, text, ..., id, text."""
+        parts: list[str | int] = []
+        for i, part in enumerate(
+            self._added_before.split(whole_text(text))
+        ):  # odd places hold what the pattern matched
             if i % 2:
-                ids.append(self._added[part])
+                parts.append(self._added[part])
                 continue
             for j, piece in enumerate(self._added_after.split(self._normalize(part))):
-                ids.extend([self._added[piece]] if j % 2 else self._encode_text(piece))
-        return ids
+                parts.append(self._added[piece] if j % 2 else piece)
+        return parts
+
+    def _encode_parts(self, parts: list[str | int]) -> list[int]:
+        return [i for part in parts for i in ([part] if isinstance(part, int) else self._encode_text(part))]
 
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self._nfc else text
@@ -165,6 +186,11 @@ class Tokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in ({"tokenizer_config.json": json.dumps(config).encode()} | self._files).items():
             Path(folder, name).write_bytes(content)
+
+
+def whole_text(text: str) -> str:
+    """`text` with U+FFFD for each half of a surrogate pair, which no encoding can write."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def any_of(contents: Iterable[str]) -> re.Pattern:

@@ -1,1 +1,1 @@
-"""Speed and memory side by side with others. `python -m bench`; results in BENCHMARKS.md."""
+"""Speed and memory beside other libraries. `python -m bench` measures; BENCHMARKS.md has the results."""

@@ -1,6 +1,6 @@
-"""`python -m bench`: see report.py."""
+"""`python -m bench`: tables.py."""
 
-from bench.report import main
+from bench.tables import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The part of bench.py that measures training steps and the memory of log-probabilities."""
+"""Training steps beside TRL's GRPOTrainer, and the time and memory of log-probabilities."""
 
 import argparse
 import contextlib
@@ -16,12 +16,12 @@ from torch import Tensor
 
 import rl
 import sample
-from bench.rollouts import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
-from engine.products import linear
+from bench.timing import has, head_for, in_turn, make, prompts_of, ratio, seconds, theirs
+from engine.gradient import FastGradient
 
 
 class Step:
-    """A GRPO step of ours, both policies trained, with its parts timed."""
+    """A GRPO step of ours: both policies are trained, and each part is timed."""
 
     def __init__(self, shape: str, device: str, count: int, samples: int, length: int, new: int, budget: int):
         self.transformer, self.device, self.shape = make(shape, device), device, (count, samples, new)
@@ -30,28 +30,30 @@ class Step:
         self.optimizers = [
             torch.optim.AdamW(m.parameters(), lr=1e-6, fused=device == "cuda") for m in (self.transformer, self.head)
         ]
-        self.settings, self.eos = rl.StepSettings(micro_batch_tokens=budget), {vocabulary - 1}
+        self.engine, self.eos = FastGradient(budget), {vocabulary - 1}
         self.generator, self.parts = torch.Generator(device).manual_seed(0), []
         self.rollout = None
 
     def sample(self):
         count, samples, new = self.shape
         self.rollout = sample.generate(
-            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_hidden=True
+            self.transformer, self.head, self.prompts, samples, new, self.eos, self.generator, keep_reads=True
         )
         rewards = (torch.arange(count * samples, device=self.device) % 3 == 0).float().view(count, samples)
         self.advantage = rl.advantages(rewards).flatten()
 
     @torch.no_grad()
     def log_probs(self):
-        for index in rl.micro_batches(self.rollout, self.settings.micro_batch_tokens):
-            rl.token_log_probs(self.transformer, self.rollout.rows(index))
+        for index, _ in self.engine.micro_batches(self.transformer, self.rollout):
+            rl.token_log_probs(self.transformer, self.rollout.rows(index), engine=self.engine)
 
     def update(self):
-        rl.token_step(self.transformer, self.optimizers[0], self.rollout, self.advantage, self.settings)
+        settings = rl.StepSettings()
+        rl.token_step(self.transformer, self.optimizers[0], self.rollout, self.advantage, settings, engine=self.engine)
 
     def update_head(self):
-        rl.temperature_step(self.head, self.optimizers[1], self.rollout, self.advantage, self.settings)
+        settings = rl.StepSettings()
+        rl.temperature_step(self.head, self.optimizers[1], self.rollout, self.advantage, settings, self.engine)
 
     def __call__(self) -> float:
         parts = [seconds(part, self.device) for part in (self.sample, self.update, self.update_head)]
@@ -60,7 +62,7 @@ class Step:
 
 
 def training_step(shape: str, device: str, repeats: int, count=8, samples=8, length=32, new=64) -> list[dict]:
-    """Seconds of a GRPO step, ours and TRL's in turn: TRL's trainer calls us back between its own steps."""
+    """Seconds of a GRPO step, ours and TRL's in turn: our step runs in a callback between two of TRL's."""
     ours, device_budget = None, 2048 if device == "cpu" else 16_384
     ours = Step(shape, device, count, samples, length, new, device_budget)
     mine, other = [], []
@@ -79,7 +81,7 @@ def training_step(shape: str, device: str, repeats: int, count=8, samples=8, len
 
 
 def trl_steps(ours: Step, repeats: int, between) -> list[float]:
-    """Seconds of each step of GRPOTrainer on the same weights, prompts, lengths, batch and end-of-text id."""
+    """Seconds of each step of GRPOTrainer with the same weights, prompts, lengths, batch and end-of-text token."""
     import datasets
     import tokenizers
     import transformers
@@ -123,9 +125,11 @@ def trl_steps(ours: Step, repeats: int, between) -> list[float]:
 
 
 def log_probs_of(how: str, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
-    """(CPU seconds, GiB at the peak above the base) of log-probs and their gradient, in a fresh process."""
-    code = f"import bench_steps; print(*bench_steps.one_log_probs({how!r}, {tokens}, {width}, {vocabulary}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    """(CPU seconds, peak GiB above the memory held before) of log-probs and their gradient, in a new process."""
+    code = f"from bench import steps; print(*steps.one_log_probs({how!r}, {tokens}, {width}, {vocabulary}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     spent, peak = done.stdout.split()[-2:]
@@ -141,7 +145,7 @@ def one_log_probs(how: str, tokens: int, width: int, vocabulary: int) -> tuple[f
 
 
 def peak_kibibytes() -> int:
-    """This process's largest resident memory; on Linux not getrusage's, which a child inherits from its parent."""
+    """This process's peak resident memory. On Linux getrusage would include the parent's, so /proc is read there."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -150,7 +154,7 @@ def peak_kibibytes() -> int:
 
 
 def log_prob_problem(tokens: int, width: int, vocabulary: int) -> tuple[Tensor, ...]:
-    """hidden (N, d) and unembedding (V, d), which want gradients; temperatures, tokens drawn and their weights (N,)."""
+    """hidden (N, d) and unembedding (V, d), which require gradients; temperatures, drawn tokens and weights (N,)."""
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, width), torch.randn(vocabulary, width) * 0.05
     rest = torch.rand(tokens) + 0.5, torch.randint(vocabulary, (tokens,)), torch.randn(tokens)
@@ -158,36 +162,32 @@ def log_prob_problem(tokens: int, width: int, vocabulary: int) -> tuple[Tensor, 
 
 
 def log_prob_gradient(how: str, hidden: Tensor, weight: Tensor, tau: Tensor, drawn: Tensor, wanted: Tensor) -> None:
-    """The gradient of the sum of wanted * log softmax(hidden weight^T / tau)[drawn], in one of several ways."""
-    if how == "in chunks":  # what rl.token_step does
-        unembedding = Unembedding(weight)
-        leaf = hidden.detach().requires_grad_()
-        for h, t, y, w in zip(*(x.split(rl.tokens_at_once(unembedding)) for x in (leaf, tau, drawn, wanted))):
-            (rl.chunk_of_log_probs(unembedding, h, t, y, None, False)[0] * w).sum().backward()
-        hidden.backward(leaf.grad)
-    elif how == "linear_cross_entropy":  # new in torch 2.13; every weight is -1: it has no others
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)
-        scaled = hidden / tau[:, None]
-        F.linear_cross_entropy(scaled, weight, drawn, reduction="sum", options=options).backward()
+    """The gradient of the sum of wanted * log softmax(hidden weight^T / tau)[drawn], in one of two ways."""
+    if how == "in chunks":  # as rl.token_step
+        given = Given(hidden, weight)
+        rollout = argparse.Namespace(mask=tau > 0, temperatures=tau, tokens=drawn, margins=None)
+        (rl.log_probs_of_drawn(given, rollout, given)[0] * wanted).sum().backward()
     else:  # logsumexp - gather
         logits = F.linear(hidden, weight) / tau[:, None]
         log_probs = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
         (log_probs * wanted).sum().backward()
 
 
-class Unembedding:
-    """As much of a Transformer as the log-probs of given hidden states need."""
+class Given:
+    """As much of a Transformer and of an engine as log-probs of given hidden states need."""
 
-    def __init__(self, weight: Tensor):
-        self.weight, self.device, self.config = weight, weight.device, argparse.Namespace(vocab_size=len(weight))
+    def __init__(self, hidden: Tensor, weight: Tensor):
+        self.hidden, self.weight, self.config = hidden, weight, argparse.Namespace(vocab_size=len(weight))
+
+    def states(self, transformer, rollout) -> Tensor:
+        return self.hidden
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self.weight)
+        return F.linear(hidden, self.weight)
 
 
 def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> list[dict]:
     ways = ["logsumexp - gather", "in chunks"]
-    ways += ["linear_cross_entropy"] if hasattr(F, "linear_cross_entropy") else []
     runs = {how: [] for how in ways}
     for _ in range(repeats):
         for how in ways:
@@ -201,9 +201,9 @@ def log_prob_choices(tokens: int, width: int, vocabulary: int, repeats: int) -> 
 
 
 def step_memory(shape: str, budget: int = 16_384) -> list[dict]:
-    """Peak memory of a training step of the presets' kind, where layers are recomputed in the backward pass.
+    """Peak memory of a training step with the presets' settings: layers are recomputed in the backward pass.
 
-    Of the second: Adam's moments come with the first one's end, which may be short."""
+    The second step is measured: Adam allocates its moments at the end of the first, which is kept short."""
     step = Step(shape, "cuda", 8, 8, 128, 1024, budget)
     step.transformer.checkpointing, step.shape = True, (8, 8, 8)
     step()

@@ -1,30 +1,32 @@
-"""What a run leaves for its reader: metrics and event files, sample completions, the table before and after.
+"""What a run writes for its reader: metrics, sample completions, the table before and after.
 
-metrics.jsonl, tensorboard/     a line (an event) a step
-samples.jsonl                   completions with all that was chosen at every token; some are printed too
+metrics.jsonl, tensorboard/     one line, one event a step
+samples.jsonl                   completions with every choice at every token; some are printed too
 before.json, after.json         evaluations on the held-out problems; table.md shows them side by side
-report.html, run.png            pictures of all this: plot.py
+report.html, run.png            pictures of all this: report.py
 """
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import torch
 
 import eval as evaluation
-import plot
-import rl
 import sample
 import tasks
+import verify
+from display import curves, report, terminal
 from temperature_head import TemperatureHead
 from token_policy import token_policy
 
-ENTROPY_BINS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats; lower ends of the bins in which temperatures are averaged
+# How many held-out completions are looked at before and after training: with fewer, none may change its outcome.
+LOOKS, TOKENS_LOOKED_AT = 64, 16_384
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
-    """What a rollout shows: rewards (P, G), lengths, entropy, temperatures (for generated tasks, by what the token is)."""
+    """The metrics of a rollout: rewards (P, G), lengths, entropy, temperatures; of a generated task also by kind of token."""
     taus, has_signal = rollout.temperatures[rollout.mask], ~(rewards == rewards[:, :1]).all(1)
     entropies = rollout.entropies[rollout.mask]
     metrics = {
@@ -39,16 +41,16 @@ def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks
     }
     ordered = taus.sort().values
     metrics |= {f"tau_quantile/{q}": float(ordered[(len(ordered) - 1) * q // 100]) for q in (5, 25, 50, 75, 95)}
-    for low, high in zip(ENTROPY_BINS, (*ENTROPY_BINS[1:], float("inf"))):
+    for low, high in zip(curves.ENTROPY_BINS, (*curves.ENTROPY_BINS[1:], float("inf"))):
         if len(inside := taus[(entropies >= low) & (entropies < high)]):
             metrics[f"tau_by_entropy/{low}"] = float(inside.mean())
-    if problems[0].kind in tasks.GENERATED:
+    if task := tasks.task_of(problems[0]):
         of_kind: dict[str, list[float]] = {}
         completions = rollout.completions()
         text = {token: vocabulary.decode([token]) for token in set().union(*completions)}
         for ids, row, keep in zip(completions, rollout.temperatures, rollout.mask):
             pieces = [text[token] for token in ids]
-            kinds = iter(tasks.trace_classes("".join(pieces)))
+            kinds = iter(task.classes("".join(pieces)))
             for piece, tau in zip(pieces, row[keep].tolist()):  # a token counts as what its first character is
                 kind = [next(kinds) for _ in piece][:1]
                 of_kind.setdefault(kind[0] if kind else "format", []).append(tau)
@@ -69,20 +71,34 @@ def flat(summary: dict) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in figures.items()}
 
 
+def extracted(problem: tasks.Problem, text: str) -> str | None:
+    """The answer that a completion gives, right or wrong; None if it gives none.
+
+    >>> extracted(tasks.Problem("3,5,7=22:", "22", "countdown"), "3*5=15,15+7=22;")
+    '22'
+    """
+    if problem.kind not in tasks.GENERATED:
+        return verify.extract_answer(text)
+    return text.rpartition("=")[2].rstrip(";") or None if "=" in text else None
+
+
 @torch.no_grad()
 def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int, alternatives: int = 4) -> dict:
-    """All that was chosen at every token of one completion: lists of one entry a token.
+    """Every choice at every token of one completion, as lists with one entry a token.
 
-    What a rollout does not store (the gate, the Beta's parameters, the likeliest tokens) takes one more forward pass over
-    this completion, by the weights that drew it.
+    The gate and the Beta come from what the policy read, which the rollout stores. The likeliest tokens are not stored: they
+    take one more forward pass over this completion, by the weights that drew it.
     """
     part = rollout.rows(torch.tensor([row]))
-    keep, taus = part.mask[0], part.temperatures[part.mask]
+    keep, taus, drawn = part.mask[0], part.temperatures[part.mask], part.tokens[part.mask]
+    margins = None if part.margins is None else part.margins[part.mask]
     with transformer.autocast():
         hidden = transformer(part.tokens)[0, :-1][keep[1:]]  # (N, d) the states that drew a token
     likeliest = [  # log-probs and ids, (n, alternatives) each; a long completion of a large vocabulary in parts
-        token_policy(transformer.unembed(some), tau, margin, drawn).topk(alternatives)
-        for some, tau, drawn, margin in rl.chunks(512, hidden, *rl.drawn_under(part))
+        token_policy(
+            transformer.unembed(hidden[some]), taus[some], None if margins is None else margins[some], drawn[some]
+        ).topk(alternatives)
+        for some in torch.arange(len(hidden), device=hidden.device).split(512)
     ]
     probabilities, ids = (torch.cat(columns) for columns in zip(*likeliest))
 
@@ -93,62 +109,92 @@ def describe(transformer, policy, vocabulary, rollout: sample.Rollout, row: int,
         return [round(value, 4) for value in values.tolist()]
 
     entry = dict(
+        finished=bool(part.finished[0]),
         pieces=[text(token) for token in part.tokens[0][keep].tolist()],
         taus=rounded(taus),
         changed=part.changed[0][keep].tolist(),
         entropies=rounded(part.entropies[0][keep]),
         probabilities=rounded(part.token_log_probs[0][keep].exp()),
-        alternatives=[  # without those that are out
+        alternatives=[  # without tokens that were cut
             [[text(token), round(p, 4)] for token, p in zip(tokens, row) if p]
             for tokens, row in zip(ids.tolist(), probabilities.exp().tolist())
         ],
     )
-    if isinstance(policy, TemperatureHead):
-        gate, a, b = policy(hidden)
+    if isinstance(policy, TemperatureHead) and part.reads is not None:
+        gate, a, b = policy(part.reads[0][keep.cpu()].to(hidden.device))
         entry |= dict(
             gates=rounded(torch.sigmoid(gate)), a=rounded(a), b=rounded(b), range=[policy.tau_min, policy.tau_max]
         )
     return entry
 
 
+def open_board(folder: Path, first_step: int):
+    """TensorBoard's writer; None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, so not for --help
+    except ImportError as error:
+        print(f"no TensorBoard files are written: {error}", file=sys.stderr)
+        return None
+
+    def quiet(failed, otherwise=threading.excepthook) -> None:
+        """A full disk ends the run in one line: the writer's thread hands its error on, and need not print it too."""
+        if not isinstance(failed.exc_value, OSError):
+            otherwise(failed)
+
+    threading.excepthook = quiet
+    return SummaryWriter(str(folder), purge_step=first_step)
+
+
 class Log:
     """metrics.jsonl and TensorBoard for curves, samples.jsonl and the terminal for completions."""
 
     def __init__(self, run: Path, vocabulary, first_step: int):
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, so not for --help
-
         self.run, self.vocabulary = run, vocabulary
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+        self.board = open_board(run / "tensorboard", first_step)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def metrics(self, metrics: dict[str, float]) -> None:
         with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
         for name, value in metrics.items():
-            if name != "step":
+            if name != "step" and self.board is not None:
                 self.board.add_scalar(name, value, metrics["step"])
+
+    def entry(self, transformer, policy, rollout, row: int, problem: tasks.Problem, reward: float) -> dict:
+        """One completion as a row of samples.jsonl: problem, gold answer, the answer given, reward, and every token."""
+        text = self.vocabulary.decode(rollout.completions()[row])
+        told = dict(problem=problem.problem, answer=problem.answer, extracted=extracted(problem, text), reward=reward)
+        return told | describe(transformer, policy, self.vocabulary, rollout, row)
 
     def samples(self, step: int, transformer, policy, rollout, problems, rewards: torch.Tensor, progress) -> None:
         """The step's first right and first wrong completion, with the temperature of every token."""
         of_rows = rewards.flatten().tolist()
-        for row in [of_rows.index(reward) for reward in (1.0, 0.0) if reward in of_rows]:
-            entry = dict(step=step, problem=problems[row].problem, reward=of_rows[row])
-            entry |= describe(transformer, policy, self.vocabulary, rollout, row)
+        for row in [of_rows.index(reward) for reward in sorted({max(of_rows), min(of_rows)}, reverse=True)]:
+            entry = dict(step=step) | self.entry(transformer, policy, rollout, row, problems[row], of_rows[row])
             self.append(entry)
-            line = sample.show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
-            progress.write(f"step {step}  {'right' if of_rows[row] else 'wrong'}  {entry['problem'][:60]} {line}")
+            line = terminal.show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
+            asked, given, gold = (
+                terminal.visible(entry[name] or "none")[:60] for name in ("problem", "extracted", "answer")
+            )
+            verdict = "right" if entry["reward"] else "wrong"
+            progress.write(f"step {step}  {verdict}  {asked} {line}  (answer {given}, gold {gold})")
 
     def held_out(self, when: str, step: int, transformer, policy, problems, length: int, template: str) -> None:
-        """One completion of each of four held-out problems, as they fall, for a look before and after."""
-        asked = problems[:: max(1, len(problems) // 4)][:4]
+        """One completion each of some held-out problems, spread over all of them, for a look before and after."""
+        count = min(len(problems), LOOKS, max(4, TOKENS_LOOKED_AT // length))
+        asked = [problems[i * len(problems) // count] for i in range(count)]
         prompts = [tasks.render(problem.problem, self.vocabulary, template) for problem in asked]
         generator = torch.Generator(transformer.device).manual_seed(0)  # never moves the randomness of training
         stop = tasks.stop_ids(self.vocabulary)
-        rollout = sample.generate(transformer, policy, prompts, 1, length, stop, generator)
+        rollout = sample.generate(transformer, policy, prompts, 1, length, stop, generator, keep_reads=True)
         texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
         rewards = tasks.rewards(asked, texts, rollout.finished.tolist())
         for row, (problem, reward) in enumerate(zip(asked, rewards)):
-            entry = dict(step=step, when=when, problem=problem.problem, reward=reward)
-            self.append(entry | describe(transformer, policy, self.vocabulary, rollout, row))
+            entry = self.entry(transformer, policy, rollout, row, problem, reward)
+            self.append(dict(step=step, when=when) | entry)
 
     def append(self, entry: dict) -> None:
         with open(self.run / "samples.jsonl", "a", encoding="utf-8") as file:
@@ -161,11 +207,12 @@ class Log:
         """Draw the pictures, write table.md, and say what to look at."""
         rows = {}
         for when in ("before", "after"):
-            for name, summary in plot.read_json(self.run / f"{when}.json").items():
+            for name, summary in curves.read_json(self.run / f"{when}.json").items():
                 rows[f"{when}, {name}"] = summary
         samples = max(summary["samples"] for summary in rows.values())
         table = evaluation.table(rows, [f"Avg@{samples}", f"Pass@{samples}"])
         (self.run / "table.md").write_text(table + "\n", encoding="utf-8")
-        self.board.close()
-        page, curves, completions = plot.draw(self.run)
-        return f"\n{table}\n\nreport: {page}\ncurves: {curves}\ncompletions by temperature: {completions}"
+        self.close()
+        names = ("report", "curves", "completions by temperature")
+        drawn = [f"{name}: {file}" for name, file in zip(names, report.draw(self.run))]
+        return "\n".join(["", table, "", *drawn])

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.products import prefers_onednn
+from model import causal
 
 
 @functools.cache
@@ -47,18 +47,6 @@ def step_kernel(device: torch.device) -> Callable | None:
     from engine.attention_kernel import attend
 
     return attend
-
-
-def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Each row alone: position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
-    query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
-    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # there no fused kernel takes both
-        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    grouped = query.shape[1] != key.shape[1]
-    mixed = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
-    return mixed.transpose(1, 2)
 
 
 class Cache:
@@ -151,12 +139,13 @@ class Cache:
         else:  # a graph replays addresses, so where it writes must be told by the device
             held.index_copy_(1, self.column, new)
 
-    def reader(self, count: int):
-        """What the layers call in turn, in the forward pass over the next `count` prompts.
+    def reader(self, tokens: Tensor):
+        """The next prompts (count, L): their positions, and what the layers call in turn in a forward pass over them.
 
-        All are (count, L, head, d_head), and read as by `causal`: padding on the right is never read.
+        Each row reads as by `model.causal`: no token reads padding on the right.
         """
-        rows, layers = slice(self.prompts_read, self.prompts_read + count), itertools.count()
+        count, layers = len(tokens), itertools.count()
+        rows = slice(self.prompts_read, self.prompts_read + count)
         self.prompts_read += count
         if self.prompts_read > self.shape[0]:
             raise ValueError(f"a cache of {self.shape[0]} prompts is given {self.prompts_read}")
@@ -170,7 +159,7 @@ class Cache:
                 held.unflatten(0, (-1, kv_heads))[rows] = new.transpose(1, 2)
             return causal(query, key, value)
 
-        return read
+        return torch.arange(tokens.shape[1], device=tokens.device)[None], read
 
     def make_room(self, kv_heads: int, d_head: int, device: torch.device) -> None:
         """For one more layer."""
@@ -243,9 +232,7 @@ class Packed:
         places = places.clamp(max=width - 1)
         sequence = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))
         positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))
-        # Tokens that nobody reads, so that shapes repeat where each costs time of its own.
-        self.short = -len(sequence) % 64 if prefers_onednn() and device.type == "cpu" else 0
-        self.tokens, self.positions = (F.pad(x, (0, self.short))[None] for x in (sequence, positions))  # (1, N)
+        self.tokens, self.positions = sequence[None], positions[None]  # (1, N)
         # Where a padded place is in the sequence (padding: at the token before, and masked), and the other way round.
         self.of_prompt, self.of_completion = (
             of_prompt.flatten().nonzero()[:, 0],
@@ -266,6 +253,10 @@ class Packed:
         row, column = mask.nonzero(as_tuple=True)
         self.drawing = predecessor[row, column - lengths[row]]  # (number of tokens wanted,), in the order of `mask`
 
+    def reader(self, tokens: Tensor):
+        """The positions (1, N) of `self.tokens`, and what each layer calls."""
+        return self.positions, self.attend
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """All (1, N, head, d_head)."""
 
@@ -277,4 +268,4 @@ class Packed:
         keys, values = (torch.cat((prompt[i].index_select(0, self.group), own[i]), dim=1) for i in (1, 2))
         prompts = causal(*prompt).flatten(0, 1).index_select(0, self.of_prompt)
         completions = causal(own[0], keys, values, self.readable).flatten(0, 1).index_select(0, self.of_completion)
-        return torch.cat((prompts, completions, prompts.new_zeros(self.short, *prompts.shape[1:])))[None]
+        return torch.cat((prompts, completions))[None]

@@ -11,29 +11,16 @@ On CUDA a step is captured as a graph and replayed.  Attention is one kernel the
 """
 
 import contextlib
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention import Cache, builds_kernels
+from engine.attention import Cache
+from engine.draw import compiled
 from engine.products import Product
 from model import WideProduct, rotate, waves
-
-
-@functools.cache
-def fused(function: Callable, device: str) -> Callable:
-    """`function` in few kernels, most often one, where kernels are built.
-
-    Compiled at its first call, once more for any number of rows where that changes, and for a row alone."""
-    if not builds_kernels(device):
-        return function
-    # All of that for each width and dtype; after eight in all torch would run the function as it stands.
-    torch._dynamo.config.recompile_limit = 64
-    return torch.compile(function)
 
 
 def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -78,7 +65,7 @@ class Norm:
 
     def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
         self.whole, self.dtype, self.scale = norm, dtype, None
-        self.is_rms, self.add_norm = isinstance(norm, torch.nn.RMSNorm), fused(add_norm, device.type)
+        self.is_rms, self.add_norm = isinstance(norm, torch.nn.RMSNorm), compiled(add_norm, device.type)
         if self.is_rms and norm.eps and (device.type, dtype) == ("cpu", torch.float32):
             size = norm.normalized_shape[0]
             self.scale = size**0.5 * (torch.ones(size) if norm.weight is None else norm.weight)
@@ -94,11 +81,13 @@ class Norm:
 
 class Decoder:
     @torch.no_grad()
-    def __init__(self, transformer):
+    def __init__(self, transformer, layer: int | None = None):
+        """After each call `inner` is the state after `layer` layers, where there is one (n, d_model)."""
         self.model, c = transformer, transformer.config
+        self.layer, self.inner = layer, None
         self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
         self.layers, place, self.d_head = [], (self.dtype, transformer.device), c.d_head
-        self.gated = fused(gated, transformer.device.type)
+        self.gated = compiled(gated, transformer.device.type)
         self.floor = torch.tensor((c.d_head * c.norm_eps) ** 0.5, device=transformer.device)
         for block in transformer.layers:
             a, m = block.attention, block.mlp
@@ -145,6 +134,8 @@ class Decoder:
             x, normed = mlp_norm(x, out(mixed.to(self.dtype)))
             wide = up(normed)
             delta = down(F.gelu(wide, approximate="tanh") if gelu else self.gated(wide))
+            if layer + 1 == self.layer:
+                self.inner = x + delta
         return model.norm(x + delta)
 
 

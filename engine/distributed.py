@@ -130,8 +130,8 @@ def clip(module: torch.nn.Module, max_norm: float) -> float:
 
 
 def in_step(module: torch.nn.Module, batches):
-    """(micro-batch, does it count).  Where layers are gathered, all processes take as many: those that have fewer repeat
-    a row whose loss does not count."""
+    """(micro-batch, weight).  Where layers are gathered, all processes take equally many: one with fewer repeats a row with
+    weight 0."""
     batches = list(batches)
     most = len(batches)
     if is_sharded(module):
@@ -140,7 +140,7 @@ def in_step(module: torch.nn.Module, batches):
         most = int(longest)
     for place in range(most):
         counts = place < len(batches)
-        yield (batches[place] if counts else batches[0][:1]), counts
+        yield (batches[place] if counts else batches[0][:1]), float(counts)
 
 
 # ---- sharding -----------------------------------------------------------------------------------------------------

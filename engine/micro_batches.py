@@ -8,10 +8,8 @@ that the prompt is read once (attention.Packed).
 import torch
 from torch import Tensor
 
-from sample import Rollout
 
-
-def micro_batches(rollout: Rollout, token_budget: int):
+def micro_batches(rollout, token_budget: int):
     """Row indices, so that rows * longest stays within the budget (or one row alone).
 
     Rows of like length are together, so that little is padding; or those of a prompt, where it is worth sharing.
@@ -27,7 +25,7 @@ def micro_batches(rollout: Rollout, token_budget: int):
         start += rows
 
 
-def whole_groups(rollout: Rollout, token_budget: int):
+def whole_groups(rollout, token_budget: int):
     """Neighbouring rows, so that prompts + rows * longest completion stays within the budget: a prompt counts once.
 
     Cut between two prompts, unless the samples of one are more than the budget.
@@ -49,7 +47,7 @@ def whole_groups(rollout: Rollout, token_budget: int):
         start = stop
 
 
-def begins_a_prompt(rollout: Rollout) -> Tensor:
+def begins_a_prompt(rollout) -> Tensor:
     """(B,) whether a row's prompt is not that of the row before it."""
     first, longest = torch.ones_like(rollout.finished), int(rollout.prompt_lengths.max())
     prompts = rollout.tokens[:, :longest] * ~rollout.mask[:, :longest]
@@ -57,7 +55,7 @@ def begins_a_prompt(rollout: Rollout) -> Tensor:
     return first
 
 
-def prompts_are_worth_sharing(rollout: Rollout) -> bool:
+def prompts_are_worth_sharing(rollout) -> bool:
     """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
     again = rollout.prompt_lengths[~begins_a_prompt(rollout)].sum()
     return bool(again > 0.2 * (rollout.prompt_lengths.sum() + rollout.mask.sum()))

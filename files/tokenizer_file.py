@@ -27,6 +27,7 @@ PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 UNPRINTABLE = [byte for byte in range(256) if byte not in PRINTABLE]
 CHAR_OF = [chr(byte if byte in PRINTABLE else 256 + UNPRINTABLE.index(byte)) for byte in range(256)]
 BYTE_OF = {char: byte for byte, char in enumerate(CHAR_OF)}
+SPECIAL_TOKENS = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 NEVER = 1 << 32  # a rank above every other
 
 
@@ -173,6 +174,21 @@ def read_eos_ids(folder: Path, added: dict[str, int]) -> set[int]:
     eos = read_json(folder / "tokenizer_config.json").get("eos_token")
     eos = eos["content"] if isinstance(eos, dict) else eos
     return {added[eos]} if eos in added else set()
+
+
+def read_chat_template(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """The model's chat template, None if it has none, and the special tokens that it may name: bos_token, eos_token, ..."""
+    settings = read_json(folder / "tokenizer_config.json")
+    template, file = settings.get("chat_template"), folder / "chat_template.jinja"
+    if isinstance(template, list):  # several, with names
+        template = {one["name"]: one["template"] for one in template}.get("default")
+    if file.is_file():  # newer than the setting
+        template = file.read_text(encoding="utf-8")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{folder / 'tokenizer_config.json'}: chat_template is not text")
+    tokens = {name: settings.get(name) for name in SPECIAL_TOKENS}
+    tokens = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    return template, {name: token for name, token in tokens.items() if token is not None}
 
 
 def read_json(file: Path) -> dict:

@@ -17,7 +17,6 @@ Each generated task takes a base model of its own.  These two come with the repo
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from tqdm import tqdm
 import model
 import tasks
 import tokenizer
-from problems import modular
+from problems import countdown, modular
 
 END_OF_TEXT = "<|endoftext|>"
 HABITS = {"+": 0.80, "-": 0.15, "*": 0.05}
@@ -52,25 +51,11 @@ def same_slip(result: int, draw: random.Random) -> int:
     return result - 10 if result >= 10 else result + 1
 
 
-def plans(pool: tuple[int, ...]):
-    """Every sequence of steps (a, operation, b, result) that uses the pool up, with what it ends at."""
-    if len(pool) == 1:
-        yield pool[0], ()
-        return
-    for i, j in itertools.permutations(range(len(pool)), 2):
-        rest = tuple(pool[k] for k in range(len(pool)) if k not in (i, j))
-        for operation, apply in tasks.OPERATIONS.items():
-            if operation != "-" or pool[i] >= pool[j]:
-                result = apply(pool[i], pool[j])
-                for end, later in plans((*rest, result)):
-                    yield end, ((pool[i], operation, pool[j], result), *later)
-
-
 def plans_of(problem: tasks.Problem):
     """Every plan for a problem, with what it ends at."""
     if problem.kind == "modular":
         return modular.plans(problem.problem)
-    return plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
+    return countdown.plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
 
 
 def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float, slip=slip) -> str:
@@ -95,7 +80,7 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
     pool = [(number, number) for number in numbers]  # (what the plan has there, what is written there): slips part them
     aimed = []
     if draw.random() >= aimless:  # a plan that reaches the target, by habit among those that do
-        found = [plan for end, plan in plans(tuple(numbers)) if end == int(problem.answer)]
+        found = [plan for end, plan in countdown.plans(tuple(numbers)) if end == int(problem.answer)]
         weights = [math.prod(HABITS[operation] for _, operation, _, _ in plan) for plan in found]
         aimed = list(draw.choices(found, weights)[0])
     steps = []
@@ -110,7 +95,7 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
             operation = draw.choices(allowed, [HABITS[name] for name in allowed])[0]
         if operation == "-" and a < b:  # a slip made the plan impossible: turn it round
             a, b = b, a
-        right = tasks.OPERATIONS[operation](a, b)
+        right = countdown.OPERATIONS[operation](a, b)
         shown = slip(right, draw) if draw.random() < slips else right
         pool.append((shown if planned is None else planned, shown))
         steps.append(f"{a}{operation}{b}={shown}")

@@ -1,15 +1,17 @@
-"""The generated task of the default run: from one number to another in three steps, modulo 100, with three operations to choose from.
+"""The default run's task: from one number to another in three steps, modulo 100, with a choice of three operations.
 
     5,+7,-4,*3=32:   ->   5+7=12,12*3=36,36-4=32;
 
-Countdown asks which numbers to join; here the numbers are given and each step chooses an operation, any of them as often as
-wanted.  What is left of a step is computation, and harder: products are reduced.  This file imports nothing local: tasks.py
-asks it for problems and rewards, pretrain.py for a demonstrator's plans.
+Countdown asks which numbers to join.  Here the numbers are given, and each step chooses an operation; it may choose the same
+one again.  The rest of a step is computation, which is harder than Countdown's: the result is reduced modulo 100.
 """
 
 import itertools
 import random
 import re
+
+from problems.problem import Problem, distinct
+from problems.traces import TraceTask, equation_holds
 
 MODULUS, STEPS = 100, 3
 OPERATIONS = {
@@ -21,6 +23,31 @@ NUMBER = "(0|[1-9][0-9]?)"
 STEP = re.compile(f"{NUMBER}([-+*]){NUMBER}={NUMBER}")
 PROBLEM = re.compile(f"{NUMBER},([+]){NUMBER},([-]){NUMBER},([*]){NUMBER}={NUMBER}:")
 LENGTH = STEPS * len("99*12=99,") + 1  # tokens of the longest trace and its end
+
+
+class Modular(TraceTask):
+    name, STEP, OPERATIONS = "modular", STEP, OPERATIONS
+
+    def problems(self, split, count, variant=""):
+        if variant:
+            raise ValueError("modular has no variants")
+
+        def one(draw: random.Random) -> tuple[str, Problem]:
+            text = draw_problem(draw)
+            return text, Problem(text, str(read(text)[2]), self.name)
+
+        return distinct(one, split, count, f"modular {split}")
+
+    def reward(self, problem, text):
+        """1.0 for three right steps that end at the target; the text is only the trace."""
+        reached = answer(problem.problem, text)
+        return float(reached is not None and equation_holds(reached, problem.answer))
+
+    def recognises(self, text):
+        return bool(PROBLEM.fullmatch(text))
+
+    def longest(self, problem):
+        return LENGTH
 
 
 def draw_problem(draw: random.Random) -> str:

@@ -1,25 +1,25 @@
 """The experiment: does a learned temperature beat every fixed one, and when?
 
-    python study.py              everything that RESULTS.md reports of it; what is done already is not done again
-    python study.py --quick      the same with few steps, problems and seeds: ten minutes on two cores, too short to decide anything
-    python study.py --list       what there is to do, and what of it is done; then findings.py makes tables and pictures
-    python study.py --tune       the eight settings of each method, on the tuning problems
-    python study.py --done study/kept/trials-countdown.jsonl.gz    the trials that are kept there count as done
-    python study.py --base runs/base4 --task countdown:4     of another base model and task, see pretrain.py
-    python study.py --again runs/study --skip 1000 --problems 5000     the trained trials of a folder on problems that none has seen
+    python -m study --plan map   the learning rate of the tokens against the method, in the order that decides most first
+    python -m study --quick      every method with few steps, problems and seeds: ten minutes on two cores, too short to decide
+    python -m study --list       the trials that there are, and which are done; then study.findings makes the tables
+    python -m study --tune       eight settings of each method, on the tuning problems
+    python -m study tables       every table of the kept trials
+    python -m study --done study/kept/trials-countdown.jsonl.gz    the trials kept there count as done
+    python -m study --base runs/base4 --task countdown:4           another base model and task, see models/pretrain.py
+    python -m study --again runs/study --skip 1000 --problems 5000   trained trials once more, on problems that none has seen
 
-trials.py says what a trial is, and which there are.  Here each is run: it trains by train.py's own loop, and is then evaluated
-on test problems under its own policy, at two common temperatures and greedily (are the tokens better, or only their decoding?).
+trials.py says what a trial is, and which there are.  Here each is run.  It trains by train.py's own loop.  Then it is evaluated on
+test problems under its own policy and, where its tokens learned, at common temperatures and greedily: did the tokens get
+better, or only their decoding?
 """
 
-import argparse
 import contextlib
 import io
 import json
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -27,17 +27,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from tqdm import tqdm
 
+import baselines
 import config
 import eval as evaluation
 import model
-import policies
 import tasks
 import tokenizer
 import train
 from display import log
-from study import findings, trials
-from study.trials import Asked, Size, Trial, folder_of, problems_of, weights_of, write
+from study import settings, trials
+from study.results import Asked, weights_of, write
+from study.trials import Size, Trial, folder_of
 from trainer import faults
+from trainer.prepare import prepare
+
+COMMON = ("0.3", "0.5", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
@@ -59,20 +63,25 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         source = folder
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
-    transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
-    ways = {"own": policies.make(trial.policy, source, asked.device)}
+
+    def evaluate(policy, problems) -> dict:
+        transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
+        length = tasks.completion_length(problems[0])
+        found = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
+        return found.summary() | {"successes": found.correct.sum(1).astype(int).tolist()}
+
+    own = baselines.make(trial.policy, source, asked.device)
+    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
+    result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations={"own": evaluate(own, problems)})
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
-        ways |= {name: policies.make(name, device=asked.device) for name in ("0.3", "0.7", "greedy")}
-    ways["own"].unembed = transformer.unembed
-    evaluations = {}
-    for name, policy in ways.items():
-        length = tasks.completion_length(problems[0])
-        of = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
-        evaluations[name] = of.summary() | {"successes": of.correct.sum(1).astype(int).tolist()}
-    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
-    result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations=evaluations)
+        common = {name: baselines.make(name, device=asked.device) for name in COMMON}
+        result["evaluations"] |= {name: evaluate(policy, problems) for name, policy in common.items()}
+        choose_by = tasks.load(trial.task, "tuning", min(asked.problems, 1000))
+        result["tuning"] = {"own": evaluate(own, choose_by), "greedy": evaluate(common["greedy"], choose_by)}
+        transformer = model.load(trial.base, asked.device)
+        result["tuning"]["greedy, before"] = evaluate(common["greedy"], choose_by)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
     return result
@@ -86,41 +95,14 @@ def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_
     c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
     config.validate(c)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
-        parts = train.prepare(c)
+        run = prepare(c)
         if policy_of is not None:
-            parts = parts._replace(policy=policy_of(parts.vocabulary))
-        parts.policy.unembed = parts.transformer.unembed  # EntropyHead reads it
-        train.train(c, parts)
+            run.policy = policy_of(run.vocabulary)
+        train.train(c, run)
     metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
         raise faults.Stopped("a trial was ended before its last step")
     return metrics
-
-
-def restore(file: Path, todo: list[Trial], root: Path, asked: Asked) -> None:
-    """What findings.py kept in `file` counts as done, where it is a trial of `todo` with the same settings, problems, device and
-    base model: that of `pretrain.py` comes out a little different on another machine.
-
-    Of those that another trial has yet to start from, the tokens are needed, which are not kept: they run again.
-    """
-    methods = [results for of_regime in findings.read(file).values() for results in of_regime.values()]
-    kept = {(r["trial"]["regime"], r["trial"]["method"], r["trial"]["seed"]): r for results in methods for r in results}
-    weights = {trial.base: weights_of(trial.base) for trial in todo}
-
-    def same(trial: Trial, result: dict) -> bool:
-        settings = result["trial"] | {"base": trial.base} == trial._asdict()  # wherever it lies
-        return settings and problems_of(result) == asked and result.get("weights") == weights[trial.base]
-
-    of_todo = [(trial, kept[trial[:3]]) for trial in todo if trial[:3] in kept]
-    used = {trial[:3]: result for trial, result in of_todo if same(trial, result)}
-    if len(used) < len(of_todo):
-        other = "are of other settings, problems, device or base weights, or do not say of which: they do not count"
-        print(f"study.py: {len(of_todo) - len(used)} trials of {file} {other}", file=sys.stderr)
-    needed = {(trial.regime, trial.after, trial.seed) for trial in todo if trial.after and trial[:3] not in used}
-    for trial in todo:
-        folder = folder_of(trial, root)
-        if trial[:3] in used and trial[:3] not in needed and not (folder / "result.json").is_file():
-            write(used[trial[:3]], folder)
 
 
 @contextlib.contextmanager
@@ -134,11 +116,10 @@ def no_pictures():
 
 
 def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path | None = None) -> list[dict]:
-    """Every trial, `jobs` at a time, each on one thread, on a GPU all on the same; results in the order of `todo`."""
-    depth: dict[tuple, tuple[int, int]] = {}
-    for trial in todo:  # seed by seed, so that what is done is whole seeds as soon as may be; `after` comes first
-        depth[trial[:3]] = trial.seed, 1 + depth.get((trial.regime, trial.after, trial.seed), (0, 0))[1]
-    waiting = sorted(todo, key=lambda trial: depth[trial[:3]])
+    """Every trial in the order of `todo`, `jobs` at a time, each on one thread, on a GPU all on the same.
+
+    A trial waits for the one that it starts from, which comes before it in `todo`."""
+    waiting = list(todo)
     results: dict[tuple, dict] = {}
     progress = tqdm(total=len(todo), desc="trials", disable=None)
     if jobs == 1:
@@ -164,18 +145,19 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
     return [results[trial[:3]] for trial in todo]
 
 
-def tune(root: Path, size: Size, jobs: int, device: str, settings: list[trials.Setting]) -> None:
+def tune(root: Path, size: Size, jobs: int, device: str, tried: list[settings.Setting]) -> None:
     """Avg@8 + Pass@8 of every setting on the tuning problems, tokens frozen: four seeds, or one where something learns,
     for a quarter of the study's steps."""
     flags = trials.common(size) | {"schedule": "temperature", "steps": size.alone // 4}
     todo = []
-    for policy, chosen in settings:
-        rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in trials.PASS]
+    for policy, chosen in tried:
+        rates = [f"{name}={value}" for name, value in (chosen or {}).items() if name not in settings.PASS]
         with_flags = None if chosen is None else flags | chosen
         for seed in range(4 if chosen is None else 1):
             name = " ".join((policy, *rates))
             todo.append(Trial("tuning", name, seed, policy, with_flags, "", size.base, size.task))
     scores: dict[str, list[tuple[float, float]]] = {}
+    todo = trials.by_seed(todo)
     for trial, result in zip(todo, run_all(todo, root, Asked("tuning", size.problems, device=device), jobs)):
         own = result["evaluations"]["own"]
         scores.setdefault(trial.method, []).append((100 * own["Avg@8"], 100 * own["Pass@8"]))
@@ -184,137 +166,3 @@ def tune(root: Path, size: Size, jobs: int, device: str, settings: list[trials.S
         sums = [avg + some for avg, some in pairs]
         alone = sum(avg for avg, _ in pairs) / len(pairs)
         print(f"{sum(sums) / len(sums):5.1f}  ({', '.join(f'{x:.1f}' for x in sums)})  {alone:4.1f}  {method}")
-
-
-@contextlib.contextmanager
-def one_line(parser):
-    """What a user sees who stops it."""
-    try:
-        yield
-    except (KeyboardInterrupt, faults.Stopped):
-        parser.exit(130, "\nstudy.py: interrupted; the same command goes on with the trials that are not done\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and evaluate every method with every seed.")
-    parser.error = lambda message: parser.exit(2, f"study.py: {message}; --help lists the flags\n")
-    parser.add_argument("--quick", action="store_true", help="few steps, problems and seeds: about ten minutes")
-    parser.add_argument("--tune", action="store_true", help="eight settings of each method on the tuning problems")
-    parser.add_argument(
-        "--list", action="store_true", help="say what there is to do and what of it is done; run nothing"
-    )
-    parser.add_argument(
-        "--regimes", nargs="+", help=f"{', '.join(trials.ALL)} [all; with --quick all but the long ones]"
-    )
-    parser.add_argument(
-        "--methods", nargs="+", default=[""], help="only methods of these names, or whose name holds one of these"
-    )
-    parser.add_argument("--seeds", type=int, default=0, help="so many seeds; 0: five, or one with --quick")
-    parser.add_argument("--problems", type=int, default=0, help="so many test problems; 0: 1,000, or 200 with --quick")
-    parser.add_argument("--skip", type=int, default=0, help="leave out so many before these")
-    parser.add_argument("--again", default="", help="evaluate the trained trials of this folder; nothing is trained")
-    parser.add_argument("--split", default="test", help="test, or tuning: problems to choose by [test]")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time, one thread each")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a larger --base: all trials on one GPU")
-    parser.add_argument("--base", default="models/countdown", help="folder of the model that all trials start from")
-    parser.add_argument("--task", default="countdown:3", help="what that model was pretrained on: countdown:4, modular")
-    parser.add_argument(
-        "--settings", default="", choices=["", *trials.CHOSEN], help="those chosen for this task or base [the task's]"
-    )
-    parser.add_argument(
-        "--out", default="", help="folder of the trials [runs/study, study-quick, study-countdown4, study-tuning ...]"
-    )
-    parser.add_argument("--done", default="", help="file of kept trials (findings.py --keep) that count as done")
-    arguments = parser.parse_args()
-    arguments.regimes = arguments.regimes or [r for r in trials.ALL if not (arguments.quick and r.endswith("long"))]
-    if unknown := set(arguments.regimes) - set(trials.ALL):
-        parser.exit(2, f"study.py: {unknown}: regimes are {', '.join(trials.ALL)}\n")
-    if (
-        min(arguments.seeds, arguments.problems, arguments.skip) < 0
-        or arguments.jobs < 1
-        or arguments.task.partition(":")[0] not in tasks.GENERATED
-    ):
-        parser.exit(
-            2,
-            "study.py: --jobs is at least 1, --seeds, --problems and --skip at least 0, and --task countdown:N or modular\n",
-        )
-    arguments.task = "countdown:3" if arguments.task == "countdown" else arguments.task
-    try:
-        if arguments.split == "train":
-            raise ValueError("--split is test or tuning: trials train on train")
-        tasks.load(arguments.task, arguments.split, 1)
-        device = model.choose_device(arguments.device)
-    except ValueError as error:
-        parser.exit(2, f"study.py: {error}\n")
-    if not all(any(Path(arguments.base).glob(name)) for name in ("config.json", "model*.safetensors")):
-        parser.exit(2, f"study.py: --base {arguments.base} is no model's folder; pretrain.py makes one\n")
-    size = trials.QUICK if arguments.quick else trials.FULL
-    size = size._replace(seeds=arguments.seeds or size.seeds, base=arguments.base, task=arguments.task)
-    size = size._replace(problems=arguments.problems or size.problems, settings=arguments.settings)
-    name = "study" + "-quick" * arguments.quick
-    if arguments.task != "countdown:3":
-        name += "-" + arguments.task.replace(":", "")
-    if arguments.split != "test":
-        name += "-" + arguments.split
-    name += "-again" * bool(arguments.again)
-    root, again = Path(arguments.out or f"runs/{name}"), Path(arguments.again) if arguments.again else None
-    planned = trials.planned(size, arguments.regimes)
-    try:
-        if arguments.tune:
-            settings = trials.settings_of(size, arguments.methods)
-        else:
-            wanted = trials.named(arguments.methods, dict.fromkeys(trial.method for trial in planned))
-    except ValueError as error:
-        parser.exit(2, f"study.py: {error}\n")
-    if arguments.tune:
-        with one_line(parser):
-            tune(root, size, arguments.jobs, device, settings)
-        return
-    todo = [trial for trial in planned if trial.method in wanted]
-    there_are = len(tasks.load(arguments.task, arguments.split, arguments.skip + size.problems))
-    asked = Asked(arguments.split, there_are - arguments.skip, arguments.skip, device)
-    if asked.problems < 1:
-        parser.exit(2, f"study.py: --skip {asked.skip}: there are {there_are} {asked.split} problems\n")
-    if arguments.done:
-        try:
-            restore(Path(arguments.done), todo, root, asked)
-        except (OSError, ValueError) as error:
-            parser.exit(2, f"study.py: --done {arguments.done}: {error}\n")
-    done = [trial for trial in todo if (folder_of(trial, root) / "result.json").is_file()]
-    weights = weights_of(arguments.base)
-    for trial, file in [] if arguments.list else [(trial, folder_of(trial, root) / "result.json") for trial in done]:
-        try:
-            result = json.loads(file.read_text())
-            there = problems_of(result)
-        except (ValueError, KeyError, TypeError):
-            parser.exit(2, f"study.py: {file} is damaged; without it the trial runs again\n")
-        if result.get("weights", weights) != weights:
-            parser.exit(2, f"study.py: {file} is of another base model than {arguments.base}: another --out\n")
-        if result["trial"] | {"base": trial.base} != trial._asdict():
-            parser.exit(2, f"study.py: {file} is of other settings than those planned: another --out\n")
-        if there != asked:
-            parser.exit(2, f"study.py: {file} is of {there}, not of {asked}: flags as there, or another --out\n")
-    for trial in [] if arguments.list else todo:
-        if again and trial.flags is not None and not (folder_of(trial, again) / "model.safetensors").is_file():
-            parser.exit(
-                2, f"study.py: --again {again}: {trial.regime}, {trial.method} {trial.seed} has no trained model\n"
-            )
-        first = trial._replace(method=trial.after)  # whose tokens it starts from
-        included = any(first[:3] == other[:3] for other in todo)
-        if trial.after and not included and not (folder_of(first, again or root) / "result.json").is_file():
-            parser.exit(
-                2,
-                f"study.py: {trial.regime}, {trial.method} starts from the tokens of {trial.after}: --methods {trial.after} first\n",
-            )
-    print(f"{len(todo)} trials, {len(done)} of them done", file=sys.stderr)
-    if arguments.list:
-        for trial in todo:
-            print("done" if trial in done else "    ", trial.regime, trial.method, trial.seed)
-        return
-    with one_line(parser):
-        run_all(todo, root, asked, arguments.jobs, again)
-    print(f"python findings.py {root}    makes the tables and pictures")
-
-
-if __name__ == "__main__":
-    main()

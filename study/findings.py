@@ -1,296 +1,297 @@
-"""What the trials of study.py say: tables, the frontier, and what the learned temperature reads.
+"""What the trials say, as tables: accuracy, the primary comparison, cuts, the map, and what the learned temperature reads.
 
-    python findings.py runs/study                      writes findings.md, frontier.png, efficiency.png and temperature.png there
-    python findings.py runs/study --keep FILE.gz       and all trials to one small file, which it reads as well
-    python findings.py docs/trials-*.gz                when.png, of several studies: when does a learned temperature pay?
+    python -m study tables                       every table of the kept trials, to standard output
+    python -m study.findings runs/study          findings.md, frontier.png and temperature.png, in that folder
+    python -m study.findings runs/study --keep FILE.gz      and all trials in one small file, which it reads as well
+    python -m study.findings study/kept/trials-*.gz         when.png, of several studies: when does a learned temperature pay?
 
-Intervals are 95%.  For accuracies they are bootstrap over seeds and problems at once (frontier.py); for means of temperatures
-Student's over the seeds (introspect.py).
+The primary endpoint of a study, one for each regime: Pass@8 of the head with the paper's objective, less that of the rival with
+the highest Pass@8.  Rivals are all that choose a temperature alone: fixed ones, their tokens decoded in other ways too, rules, and
+learned single ones.  The rival is chosen on the same problems, which errs against the head.
 """
 
 import argparse
-import gzip
-import itertools
-import json
 import sys
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-import plot
 import tasks
 import temperature_head
-from study import frontier, introspect, trials
+from study import compare, frontier, introspect
+from study.compare import Methods, difference, interval, per_problem
+from study.results import keep, read
 
-LEARNED = "frozen", "head, pass@8"  # whose temperatures are looked at
-CURVES = ("reward", "groups_with_signal")  # of training, that are drawn
-
-
-def read(study: Path) -> dict[str, dict[str, list[dict]]]:
-    """regime -> method -> the results of its seeds: of a folder of trials, or of a file that `keep` wrote.
-
-    ValueError where a result is not what study.py writes."""
-    try:
-        if study.is_file():
-            texts = gzip.decompress(study.read_bytes()).decode().splitlines()
-        else:
-            texts = [file.read_text() for file in sorted(study.glob("*/*/seed-*/result.json"))]
-        results = [json.loads(text) for text in texts]
-    except (EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"damaged ({error})") from None
-    found: dict[str, dict[str, list[dict]]] = {}
-    counts: dict[str, set[tuple[int, int]]] = {}  # problems, and how many before them, in each regime
-    bases: dict[str, set[str]] = {}  # whose weights they started from
-    try:
-        for result in results:
-            trial, own, _ = result["trial"], result["evaluations"]["own"], result["metrics"]
-            found.setdefault(trial["regime"], {}).setdefault(trial["method"], []).append(result)
-            counts.setdefault(trial["regime"], set()).add((len(own["successes"]), result.get("skip", 0)))
-            bases.setdefault(trial["regime"], set()).add(result.get("weights", ""))
-    except (KeyError, TypeError):
-        raise ValueError("holds a result that study.py has not written") from None
-    for regime, several in counts.items():
-        if len(several) > 1:
-            numbers = sorted(number for number, _ in several)
-            raise ValueError(f"trials of {regime} are of different numbers of problems, {numbers}, or of others")
-        if len(bases[regime]) > 1:
-            raise ValueError(f"trials of {regime} started from different base models")
-    return {regime: found[regime] for regime in trials.ALL if regime in found}
+KEPT = Path(__file__).parent / "kept"
+LEARNED = "frozen", "head, mean"  # whose temperatures are looked at
+PAPER = ("head, mean", "head, mean, every step", "head, mean, every step, by tau")  # the first that a regime has
+DECODED = ("0.3", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
 
-def keep(found: dict[str, dict[str, list[dict]]], file: Path) -> None:
-    """Every trial in one file, two kilobytes a trial of 1,000 problems: settings, each problem's successes, and the curves that are drawn.
+def shown(of: tuple[float, float, float], sign: str = "") -> str:
+    """Mean and interval; the mean alone where there is one seed.
 
-    `read` gives from it the same tables and pictures, but those of the temperatures, which need the trained heads.
+    >>> shown((1.0, 0.5, 1.5), "+"), shown((2.0, float("nan"), float("nan")))
+    ('+1.0 [+0.5, +1.5]', '2.0')
     """
-    with open(file, "wb") as opened, gzip.GzipFile("", "wb", fileobj=opened, mtime=0) as packed:  # no date, no name
-        for result in (result for methods in found.values() for results in methods.values() for result in results):
-            curves = [{name: row[name] for name in CURVES} for row in result["metrics"]]
-            base = Path(result["trial"].get("base", "")).name  # where it lay is of no interest
-            trial = result["trial"] | {"base": base}
-            packed.write((json.dumps(result | {"trial": trial, "metrics": curves}) + "\n").encode())
+    mean, low, high = of
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]" if low == low else f"{mean:{sign}.1f}"
 
 
-def accuracy_table(methods: dict[str, list[dict]]) -> str:
-    """Markdown: a row a method, its own policy with intervals and every seed, its tokens under common temperatures."""
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Markdown; empty where there are no rows."""
     lines = [
-        "| | seeds | Avg@8 | Pass@8 | of each seed | tau | tokens at 0.3 | at 0.7 | greedy | entropy | signal |",
-        "|---" * 11 + "|",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+        *("| " + " | ".join(r) + " |" for r in rows),
     ]
+    return "\n".join(lines) if rows else ""
+
+
+def mean_of(results: list[dict], at: str, metric: str) -> float:
+    return float(100 * per_problem(results, at, metric).mean())
+
+
+def is_greedy(results: list[dict], at: str = "own") -> bool:
+    return results[0]["evaluations"][at]["samples"] == 1
+
+
+def accuracy_table(methods: Methods) -> str:
+    """A row a method: its own policy with intervals and every seed; its tokens, where they learned, decoded in common ways.
+
+    The highest mean of a column is bold, whoever has it."""
+    ways = [way for way in DECODED if any(way in results[0]["evaluations"] for results in methods.values())]
+    best = {metric: compare.best(methods, [(name, "own") for name in methods], metric) for metric in ("Avg", "Pass")}
+    rows = []
     for name, results in methods.items():
         cells = [name, str(len(results))]
-        greedy = results[0]["evaluations"]["own"]["samples"] == 1
         for metric in ("Avg", "Pass"):
-            mean, low, high = (100 * x for x in frontier.interval(frontier.per_problem(results, "own", metric)))
-            cells.append("" if greedy and metric == "Pass" else f"{mean:.1f} [{low:.1f}, {high:.1f}]")
-        seeds = [[100 * frontier.per_problem([r], "own", metric).mean() for metric in ("Avg", "Pass")] for r in results]
-        cells.append(", ".join(f"{avg:.1f}" if greedy else f"{avg:.1f}/{some:.1f}" for avg, some in seeds))
+            text = shown(interval(results, metric))
+            text = "" if metric == "Pass" and is_greedy(results) else text
+            cells.append(f"**{text}**" if best[metric] == (name, "own") else text)
+        seeds = [[mean_of([r], "own", metric) for metric in ("Avg", "Pass")] for r in results]
+        cells.append(", ".join(f"{avg:.1f}" if is_greedy(results) else f"{avg:.1f}/{some:.1f}" for avg, some in seeds))
         cells.append(f"{np.mean([r['evaluations']['own']['temperature'] for r in results]):.2f}")
-        for policy in ("0.3", "0.7", "greedy"):
-            there = [r for r in results if policy in r["evaluations"]]
-            metrics = ("Avg",) if policy == "greedy" else ("Avg", "Pass")
-            cells.append(
-                "/".join(f"{100 * frontier.per_problem(there, policy, m).mean():.1f}" for m in metrics if there)
-            )
-        cells.append(f"{np.mean([r['evaluations']['own']['entropy'] for r in results]):.2f}")
+        for way in ways:
+            there = [r for r in results if way in r["evaluations"]]
+            metrics = ("Avg",) if way == "greedy" else ("Avg", "Pass")
+            cells.append("/".join(f"{mean_of(there, way, m):.1f}" for m in metrics if there))
         signals = [np.mean([row["groups_with_signal"] for row in r["metrics"][-20:]]) for r in results if r["metrics"]]
         cells.append(f"{100 * np.mean(signals):.0f}%" if signals else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    decoded = [f"tokens {'at ' * (way != 'greedy')}{way}" for way in ways]
+    return table(["", "seeds", "Avg@8", "Pass@8", "of each seed", "tau", *decoded, "signal"], rows)
 
 
-def map_table(found: dict[str, dict[str, list[dict]]]) -> str:
-    """Markdown: how far above the frontier of the fixed temperatures each method lies, with intervals.
+def verdict(of: tuple[float, float, float]) -> str:
+    """Ahead or behind where the interval excludes 0; level is all else."""
+    _, low, high = of
+    return "one seed" if low != low else "ahead" if low > 0 else "behind" if high < 0 else "level"
 
-    In brackets a higher frontier where there is one: the fixed ones' tokens under other temperatures too, and those of `longer`.
-    """
-    regimes = {
-        regime: methods for regime, methods in found.items() if any(name.startswith("fixed") for name in methods)
-    }
-    names = dict.fromkeys(
-        name
-        for methods in regimes.values()
-        for name in methods
-        if name not in frontier.HIDDEN and not name.startswith(("fixed", "longer, fixed"))
+
+def paper_head(methods: Methods) -> str | None:
+    return next((name for name in PAPER if name in methods), None)
+
+
+def primary_table(studies: dict[str, dict[str, Methods]]) -> str:
+    """The primary endpoint of each study and regime, and beside it the same for Avg@8."""
+    rows = []
+    for study, found in studies.items():
+        for regime, methods in found.items():
+            head, rivals = paper_head(methods), sum(compare.rivals(methods), [])
+            if not head or not compare.best(methods, rivals, "Pass"):
+                continue
+            cells = [study, regime, f"{head} ({len(methods[head])})"]
+            for metric in ("Pass", "Avg"):
+                name, at = compare.best(methods, rivals, metric)
+                less = difference(methods[head], methods[name], metric, at)
+                cells += [f"{shown(less, '+')} ({way((name, at))})", verdict(less)]
+            rows.append(cells)
+    return table(
+        ["study", "regime", "head (seeds)", "Pass@8 less the best rival's", "", "Avg@8 less the best rival's", ""], rows
     )
-    if not regimes:
-        return ""
-    lines = ["| Pass@8 above the frontier | " + " | ".join(regimes) + " |", "|---" * (len(regimes) + 1) + "|"]
-    for name in names:
-        cells = []
-        for methods in regimes.values():
-            own = [(results, "own") for other, results in methods.items() if other.startswith("fixed")]
-            more = [(results, at) for results, _ in own for at in ("0.3", "0.7") if at in results[0]["evaluations"]]
-            more += [(results, "own") for other, results in methods.items() if other.startswith("longer, fixed")]
-            text = []
-            if name in methods:
-                text.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*frontier.height(methods[name], own)))
-            if name in methods and more:
-                text.append("({:+.1f} [{:+.1f}, {:+.1f}])".format(*frontier.height(methods[name], own + more)))
-            cells.append(" ".join(text))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
-def rivals_table(found: dict[str, dict[str, list[dict]]]) -> str:
-    """Markdown: each head less the best fixed temperature and the best other rival, for either metric its own, in percent.
+def way(of: compare.Way) -> str:
+    """A method, and how its tokens are decoded where that is not its own way."""
+    name, at = of
+    return name + {"own": "", "greedy": ", decoded greedily"}.get(at, f", decoded at {at}")
 
-    Fixed temperatures count with their tokens decoded at 0.3, at 0.7 and greedily too.  The best is chosen on the same problems, which
-    errs against the head.  (Rules that cut tokens away, and so no temperature alone, are in `cuts_table`.)  Those of frozen-long are held against the rivals of frozen, most of which learn nothing.
-    """
-    columns = [f"{metric}@8 less {of}" for metric in ("Avg", "Pass") for of in ("fixed", "others")]
-    lines = ["| regime | method | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
+
+def rivals_table(found: dict[str, Methods]) -> str:
+    """Each head less the best fixed temperature and the best other rival, for either metric its own, in percent."""
+    rows = []
     for regime, methods in found.items():
-        against = found.get("frozen", methods) if regime == "frozen-long" else methods
+        against = (
+            found.get("frozen", methods) if regime == "frozen-long" else methods
+        )  # most rivals learn nothing there
         for head in [name for name in methods if name.startswith("head")]:
             cells = [regime, head]
-            for metric, rivals in itertools.product(("Avg", "Pass"), frontier.rivals(against)):
-                if best := frontier.best(against, rivals, metric):
-                    name, at = best
-                    less = frontier.difference(methods[head], against[name], metric, at)
-                    how = name.removeprefix("fixed ") + {"own": "", "greedy": ", decoded greedily"}.get(
-                        at, f", decoded at {at}"
-                    )
-                    cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*less) + f" ({how})")
-                else:
-                    cells.append("")
-            if any(cells[2:]):
-                lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) if len(lines) > 2 else ""
-
-
-def less_table(heads: dict[str, list[dict]], rules: dict[str, list[dict]]) -> str:
-    """Markdown: each head less each rule, problem by problem, in percent."""
-    lines = ["| | less | Avg@8 | Pass@8 |", "|---" * 4 + "|"]
-    for head, rule in itertools.product(heads, rules):
-        less = [frontier.difference(heads[head], rules[rule], metric) for metric in ("Avg", "Pass")]
-        lines.append("| " + " | ".join([head, rule, *("{:+.1f} [{:+.1f}, {:+.1f}]".format(*of) for of in less)]) + " |")
-    return "\n".join(lines) if len(lines) > 2 else ""
-
-
-def cuts_table(found: dict[str, dict[str, list[dict]]], regimes: Sequence[str] = trials.ALL) -> str:
-    """Each head less the rules that cut unlikely tokens away: of these regimes less those of frozen tokens, and of each regime
-    where they learn less those that have learned there; and each head with a cut less itself without."""
-
-    def of(regime: str, begins: str | tuple[str, ...], told: str = "") -> dict[str, list[dict]]:
-        methods = found.get(regime, {}).items()
-        return {name + told: results for name, results in methods if name.startswith(begins)}
-
-    rows: list[str] = []
-    for regime, methods in found.items():
-        heads = of(regime, "head", f" ({regime})")
-        if regime in regimes:
-            rows += less_table(heads, of("frozen", frontier.CUTS)).splitlines()
-        if regime in trials.TOKEN_LR:
-            rows += less_table(heads, of(regime, frontier.CUTS, ", tokens trained too")).splitlines()
-        for name, results in methods.items():
-            alone = name.removesuffix(f", {frontier.CUTS[0]}")
-            if alone != name and alone in methods:
-                without = {f"the same without {frontier.CUTS[0]}": methods[alone]}
-                rows += less_table({f"{name} ({regime})": results}, without).splitlines()
-    head = rows[:2]
-    return "\n".join(head + [row for row in rows if row not in head])
-
-
-def efficiency(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
-    """Training reward and share of groups with signal, against completions sampled; mean over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    regimes = {regime: {m: r for m, r in methods.items() if r[0]["metrics"]} for regime, methods in found.items()}
-    figure, axes = plt.subplots(
-        2, len(regimes), figsize=(7.6 * len(regimes), 7.5), constrained_layout=True, squeeze=False
+            for metric in ("Avg", "Pass"):
+                for rivals in compare.rivals(against):
+                    best = compare.best(against, rivals, metric)
+                    less = difference(methods[head], against[best[0]], metric, best[1]) if best else None
+                    cells.append(f"{shown(less, '+')} ({way(best)})" if best and less else "")
+            rows += [cells] if any(cells[2:]) else []
+    return table(
+        ["regime", "method", *(f"{m}@8 less {of}" for m in ("Avg", "Pass") for of in ("fixed", "others"))], rows
     )
-    for column, (regime, methods) in enumerate(regimes.items()):
-        for row, metric in enumerate(CURVES):
-            axis = axes[row][column]
-            for name, results in methods.items():
-                if "tokens first" in name or name in frontier.HIDDEN:
-                    continue
-                shortest = min(len(r["metrics"]) for r in results)
-                curves = [plot.smooth([line[metric] for line in r["metrics"][:shortest]])[0] for r in results]
-                style = dict(color="0.7", linewidth=0.8) if name.startswith("fixed") else {}
-                per_step = results[0]["trial"]["flags"]["prompts_per_step"] * 16
-                axis.plot(per_step * np.arange(1, shortest + 1), np.mean(curves, axis=0), label=name, **style)
-            axis.set(title=f"{regime}: {metric.replace('_', ' ')}", xlabel="completions sampled", ylim=(0, None))
-            axis.grid(alpha=0.3)
-        if axes[0][column].lines:
-            axes[0][column].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Tables and pictures of the trials of study.py.")
-    parser.error = lambda message: parser.exit(2, f"findings.py: {message}; --help lists the flags\n")
-    parser.add_argument(
+def less_rows(heads: Methods, rules: Methods) -> list[list[str]]:
+    """Each head less each rule, problem by problem."""
+    return [
+        [head, rule, *(shown(difference(heads[head], rules[rule], metric), "+") for metric in ("Avg", "Pass"))]
+        for head in heads
+        for rule in rules
+    ]
+
+
+def less_table(heads: Methods, rules: Methods) -> str:
+    return table(["", "less", "Avg@8", "Pass@8"], less_rows(heads, rules))
+
+
+def cuts_table(found: dict[str, Methods]) -> str:
+    """Each head less the rules of its regime that cut unlikely tokens away, and each head with a cut less itself without."""
+    rows = []
+    for regime, methods in found.items():
+        heads = {f"{name} ({regime})": results for name, results in methods.items() if name.startswith("head")}
+        rows += less_rows(heads, {name: results for name, results in methods.items() if compare.cuts(name)})
+        for name, results in methods.items():
+            alone = name.removesuffix(", min-p")
+            if name.startswith("head") and alone != name and alone in methods:
+                rows += less_rows({f"{name} ({regime})": results}, {"the same without min-p": methods[alone]})
+    return table(["", "less", "Avg@8", "Pass@8"], rows)
+
+
+def map_table(found: dict[str, Methods]) -> str:
+    """A row a rate and method: its own policy, greedily, and on the tuning problems by which the default run is chosen."""
+    rows = []
+    for regime, methods in found.items():
+        for name, results in methods.items():
+            cells = [regime.removesuffix("-long"), name, str(len(results))]
+            cells += [shown(interval(results, metric)) for metric in ("Avg", "Pass")]
+            cells.append(shown(interval(results, "Avg", "greedy")) if "greedy" in results[0]["evaluations"] else "")
+            tuned = [r["tuning"] for r in results if "tuning" in r]
+            score = [100 * (of["own"]["Avg@8"] + of["own"]["Pass@8"]) for of in tuned]
+            rises = [100 * (of["greedy"]["Avg@1"] - of["greedy, before"]["Avg@1"]) for of in tuned]
+            cells.append(f"{np.mean(score):.1f}" if tuned else "")
+            cells.append(", ".join(f"{rise:+.1f}" for rise in rises))
+            rows.append(cells)
+    names = [
+        "token rate",
+        "method",
+        "seeds",
+        "Avg@8",
+        "Pass@8",
+        "greedy",
+        "tuning: Avg@8 + Pass@8",
+        "tuning: greedy rises by",
+    ]
+    return table(names, rows)
+
+
+def tables(found: dict[str, Methods]) -> str:
+    """All of one study."""
+    parts = {f"{name}": accuracy_table(methods) for name, methods in found.items()}
+    parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
+    if any("tuning" in r for methods in found.values() for results in methods.values() for r in results):
+        parts["The map"] = map_table(found)
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
+
+
+def kept_studies() -> dict[str, dict[str, Methods]]:
+    return {file.name.removeprefix("trials-").partition(".")[0]: read(file) for file in sorted(KEPT.glob("*.jsonl.gz"))}
+
+
+def every_table() -> str:
+    """All tables of the kept trials, and of the temperatures that were looked at."""
+    studies = kept_studies()
+    text = f"# Every table of the kept trials\n\n## Primary endpoints\n\n{primary_table(studies)}\n"
+    text += "".join(f"\n## {name}\n\n{tables(found)}\n" for name, found in studies.items())
+    looks = sorted(KEPT.glob("look-*.json"))
+    return text + "".join(f"\n## {file.stem}\n\n{introspect.tables(introspect.load(file))}\n" for file in looks)
+
+
+def words(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m study.findings", description="Tables and pictures of the trials.")
+    parser.error = refuse
+    add = parser.add_argument
+    add(
         "study",
         nargs="+",
-        help="the folder that study.py wrote, such as runs/study, or a file that --keep wrote; of several: when.png only",
+        help="a folder of trials, such as runs/study, or a file that --keep wrote; of several: when.png only",
     )
-    parser.add_argument(
-        "--out", default="", help="folder of the tables and pictures [the study's own, or runs/findings]"
-    )
-    parser.add_argument(
-        "--keep", default="", help="also write the trials to this one file, such as study/kept/trials.jsonl.gz"
-    )
-    parser.add_argument(
+    add("--out", default="", help="folder of the tables and pictures [the study's own, or runs/findings]")
+    add("--keep", default="", help="also write the trials to this one file, such as study/kept/trials.jsonl.gz")
+    add(
         "--look",
         nargs=2,
         default=LEARNED,
         metavar=("REGIME", "METHOD"),
-        help="whose temperatures: [frozen 'head, pass@8']",
+        help="whose temperatures [frozen 'head, mean']",
     )
-    parser.add_argument("--problems", type=int, default=400, help="test problems on which temperatures are looked at")
-    arguments = parser.parse_args()
-    if len(arguments.study) > 1 and (arguments.keep or arguments.look != LEARNED):
-        parser.exit(2, "findings.py: --keep and --look are for one study\n")
-    studies: dict[str, dict[str, dict[str, list[dict]]]] = {}
+    add("--keep-look", default="", help="also write the figures of these temperatures to this file")
+    add("--problems", type=int, default=400, help="number of test problems on which temperatures are looked at")
+    return parser.parse_args(given)
+
+
+def refuse(message: str) -> None:
+    print(f"python -m study.findings: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def look(found: dict[str, Methods], root: Path, asked: argparse.Namespace, out: Path) -> str:
+    """The tables of the temperatures, and their picture; empty where no trained head lies in the folder."""
+    regime, method = asked.look
+    folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
+    folders = [f for f in folders if all((f / name).is_file() for name in (temperature_head.FILE, "result.json"))]
+    if not folders:
+        if tuple(asked.look) != LEARNED:
+            raise ValueError(f"holds no finished trial of {method!r} in {regime!r} with a head of its own")
+        return ""
+    results = [
+        r
+        for r in found[regime][method]
+        if (root / regime) and any(f.name == f"seed-{r['trial']['seed']}" for f in folders)
+    ]
+    problems = tasks.load(results[0]["trial"]["flags"]["task"], "test", asked.problems)
+    looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
+    introspect.picture(looks, [result["metrics"] for result in results], out / "temperature.png")
+    figures = introspect.figures(looks)
+    if asked.keep_look:
+        introspect.save(figures, Path(asked.keep_look))
+    return f"### Temperatures of {method} ({regime})\n\n{introspect.tables(figures)}\n"
+
+
+def main() -> None:
+    asked = words(sys.argv[1:])
+    if len(asked.study) > 1 and (asked.keep or tuple(asked.look) != LEARNED):
+        refuse("--keep and --look are for one study")
+    studies: dict[str, dict[str, Methods]] = {}
+    root = Path()
     try:
-        for root in map(Path, arguments.study):
+        for root in map(Path, asked.study):
             name = root.name.removeprefix("trials-").partition(".")[0]
             if name in studies:
                 raise ValueError("another of these has this name")
             studies[name] = found = read(root)
             if not found:
-                raise ValueError("holds no result.json of study.py")
-            if len(arguments.study) > 1 and not frontier.comparable(found):
+                raise ValueError("holds no result.json of a trial")
+            if len(asked.study) > 1 and not frontier.comparable(found):
                 raise ValueError("holds no fixed temperatures on frozen tokens, to which others are compared")
-        out = Path(arguments.out or (root if root.is_dir() and len(studies) == 1 else "runs/findings"))
+        out = Path(asked.out or (root if root.is_dir() and len(studies) == 1 else "runs/findings"))
         out.mkdir(parents=True, exist_ok=True)
-        if arguments.keep:
-            keep(found, Path(arguments.keep))
+        if asked.keep:
+            keep(found, Path(asked.keep))
+        if len(studies) > 1:
+            frontier.when(studies, out / "when.png")
+            return print(f"wrote {out / 'when.png'}")
+        text = f"{primary_table(studies)}\n\n{tables(found)}\n\n{look(found, root, asked, out)}"
     except (OSError, ValueError) as error:
-        parser.exit(2, f"findings.py: {root}: {error}\n")
-    if len(studies) > 1:
-        frontier.when(studies, out / "when.png")
-        return print(f"wrote {out / 'when.png'}")
-    regime, method = arguments.look
-    folders = sorted((root / regime / method.replace(" ", "-").replace(",", "")).glob("seed-*"))
-    files = (temperature_head.FILE, "result.json")
-    folders = [folder for folder in folders if all((folder / name).is_file() for name in files)]
-    if not folders and arguments.look != LEARNED:
-        parser.exit(
-            2, f"findings.py: {root}: holds no finished trial of {method!r} in {regime!r} with a head of its own\n"
-        )
-    text = "".join(f"## {name}\n\n{accuracy_table(methods)}\n\n" for name, methods in found.items())
-    text += f"## Above the frontier of the fixed temperatures\n\n{map_table(found)}\n\n"
-    text += f"## Heads against their best rivals\n\n{rivals_table(found)}\n\n"
-    if table := cuts_table(found):
-        text += f"## Heads against rules that cut\n\n{table}\n\n"
-    frontier.picture(found, out / "study.frontier.png")
-    efficiency(found, out / "efficiency.png")
-    if folders:
-        results = found[regime][method]
-        problems = tasks.load(results[0]["trial"]["flags"]["task"], "test", arguments.problems)
-        metrics = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
-        looks = [introspect.look(folder, problems, seed) for seed, folder in enumerate(folders)]
-        text += f"## Temperatures of {method} ({regime})\n\n{introspect.temperature_tables(looks, metrics, out / 'temperature.png')}\n"
-    (out / "study.findings.md").write_text(text)
+        refuse(f"{root}: {error}")
+    frontier.picture(found, out / "frontier.png")
+    (out / "findings.md").write_text(text)
     sys.stdout.write(text)
 
 

@@ -1,129 +1,14 @@
-"""The frontier: what fixed temperatures reach in the plane of Avg@k and Pass@k, and how far from it a method is.
+"""Pictures of a study: the fixed temperatures' curve in the plane of Avg@k and Pass@k, and when a learned one pays.
 
 A cold temperature has the higher Avg, a warmer one the higher Pass.  A learned temperature that only moved along this curve
-would be worth nothing: somebody would have to choose a point of it anyway.  So the question is the height above it.
-
-Intervals are 95%, bootstrap over seeds and problems at once: both are drawn anew, with replacement.  Where two methods are
-compared the same problems are drawn for both, since they are the larger part of the noise.  A method is the list of its
-seeds' results, as study.py writes them.
+would be worth nothing: somebody would have to choose a point of it anyway.  compare.py has the figures and their intervals.
 """
 
-import functools
 import itertools
 from pathlib import Path
 
-import numpy as np
-
-import eval as evaluation
-
-HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
-CUTS = ("min-p", "top-p")  # more than a temperature: findings.cuts_table holds heads against these
-
-
-def per_problem(results: list[dict], policy: str, metric: str) -> np.ndarray:
-    """(seeds, problems): Avg or Pass of each problem."""
-    rows = []
-    for result in results:
-        found = result["evaluations"][policy]
-        n = found["samples"]
-        of_count = np.array([c / n if metric == "Avg" else evaluation.pass_at_k(n, c, n) for c in range(n + 1)])
-        rows.append(of_count[np.array(found["successes"], dtype=int)])
-    return np.array(rows)
-
-
-@functools.lru_cache(maxsize=8)  # methods of as many seeds share their draws
-def drawn_anew(problems: int, seeds: tuple[int, ...], resamples: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """How often each problem is in each resample (problems, resamples), and of each table which seeds (seeds, resamples)."""
-    draw, counts, chosen = np.random.default_rng(0), np.empty((problems, resamples), np.uint8), []
-    alone = len(seeds) == 1
-    for column in range(resamples):
-        drawn = [draw.integers(size, size=size) for size in ((*seeds, problems) if alone else (problems, *seeds))]
-        counts[:, column] = np.bincount(drawn.pop(-1 if alone else 0), minlength=problems)
-        chosen.append(drawn)
-    return counts, [np.stack(of, axis=1) for of in zip(*chosen)]
-
-
-def resampled(tables: list[np.ndarray], resamples: int) -> list[np.ndarray]:
-    """Means of tables (seeds, problems) in each resample (resamples,): seeds are drawn anew for each, problems for all together.
-
-    Sums are of whole numbers and eighths, so that they are exact: the same digits on every machine."""
-    counts, chosen = drawn_anew(tables[0].shape[1], tuple(map(len, tables)), resamples)
-    parts = np.array_split(counts, 10, axis=1)  # at eight bytes a number all at once would be large
-    of_seeds = [
-        np.concatenate([table @ part.astype(float) for part in parts], axis=1) / len(counts) for table in tables
-    ]
-    return [np.take_along_axis(of, seeds, axis=0).mean(0) for of, seeds in zip(of_seeds, chosen)]
-
-
-def interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, float]:
-    """Mean of (seeds, problems) and its 95% bounds, seeds and problems drawn anew."""
-    (means,) = resampled([values], resamples)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
-
-
-def above(point: tuple[float, float], others: list[tuple[float, float]]) -> float:
-    """How far a point (Avg, Pass) lies above the frontier of the others: its Pass less theirs at the same Avg.
-
-    The frontier runs straight between those that no other beats in both.  Right of all of them it is level.
-
-    >>> front = [(1.0, 5.0), (3.0, 3.0), (2.0, 2.0)]
-    >>> above((2.0, 4.5), front), above((4.0, 4.0), front), above((0.0, 4.0), front)
-    (0.5, 1.0, -1.0)
-    """
-    best = [p for p in others if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in others)]
-    avg, some = zip(*sorted(best))
-    return point[1] - float(np.interp(point[0], avg, some))
-
-
-def height(
-    method: list[dict], others: list[tuple[list[dict], str]], resamples: int = 300
-) -> tuple[float, float, float]:
-    """How far a method's own policy lies above the frontier of others (results, policy), with its 95% bounds.
-
-    Seeds and problems are drawn anew, the same problems for all.  A frontier is a maximum, and of noisy points one that is
-    too high: the height errs on the low side.
-    """
-    tables = [
-        np.stack([100 * per_problem(results, policy, metric) for metric in ("Avg", "Pass")])
-        for results, policy in [(method, "own"), *others]
-    ]  # (2, seeds, problems) each
-    as_they_are = [tuple(table.mean((1, 2))) for table in tables]
-    avg, some = (resampled([table[metric] for table in tables], resamples) for metric in (0, 1))
-    points = zip(zip(*avg), zip(*some))  # of each resample: Avg of all, Pass of all
-    found = [above(own, others) for own, *others in (list(zip(*both)) for both in points)]
-    low, high = np.percentile(found, [2.5, 97.5])
-    return above(as_they_are[0], as_they_are[1:]), float(low), float(high)
-
-
-def difference(
-    method: list[dict], rival: list[dict], metric: str, at: str = "own", resamples: int = 1000
-) -> tuple[float, float, float]:
-    """How much more of a metric ("Avg", "Pass"; in percent) a method has than a rival, decoded `at`, with its 95% bounds.
-
-    Seeds are drawn anew for each, problems for both together.
-    """
-    tables = [100 * per_problem(*of, metric) for of in ((method, "own"), (rival, at))]  # (seeds, problems) each
-    first, second = resampled(tables, resamples)
-    low, high = np.percentile(first - second, [2.5, 97.5])
-    return float(tables[0].mean() - tables[1].mean()), float(low), float(high)
-
-
-Way = tuple[str, str]  # a method, and how its tokens are decoded: "own", "0.3", "0.7", "greedy"
-
-
-def rivals(methods: dict[str, list[dict]]) -> tuple[list[Way], list[Way]]:
-    """What a head is held against: fixed temperatures, their tokens decoded in other ways too; and the other methods."""
-    ways = [(name, at) for name, results in methods.items() for at in results[0]["evaluations"]]
-    fixed = [(name, at) for name, at in ways if name.startswith(("fixed", "longer, fixed", "greedy"))]
-    others = [(name, at) for name, at in ways if at == "own" and not name.startswith("head")]
-    return fixed, [way for way in others if way[0] not in HIDDEN and not way[0].startswith(CUTS) and way not in fixed]
-
-
-def best(methods: dict[str, list[dict]], of: list[Way], metric: str) -> Way | None:
-    """The one with the highest mean; None where there is none.  Greedy completions have no Pass of several."""
-    able = [(name, at) for name, at in of if metric == "Avg" or methods[name][0]["evaluations"][at]["samples"] > 1]
-    return max(able, key=lambda way: per_problem(methods[way[0]], way[1], metric).mean(), default=None)
+from display.intervals import of_seeds as interval
+from study.compare import HIDDEN, best, difference, per_problem, rivals
 
 
 def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:

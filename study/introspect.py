@@ -1,37 +1,39 @@
 """What a learned temperature is, token by token, and what it reads in the hidden state.
 
 Every sampled token of some completions, with its class (operator, operand, result, format; first and later digits), its
-temperature, the entropy of the model's own distribution (among what a cut left), and whether the likeliest token would have been wrong.  findings.py
-makes its tables and picture of it.  Intervals are 95%, Student's over the seeds.
+temperature, the entropy of the model's own distribution (after a cut, where there is one), and whether the likeliest token
+would have been wrong.  `figures` sums it up as one number a seed.  Intervals are 95%, Student's over the seeds.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+import baselines
 import model
-import plot
-import policies
 import sample
 import tasks
 import tokenizer
+from display.curves import smooth
+from display.intervals import student
 from models import pretrain
+from problems.traces import trace_classes
 from token_policy import token_policy
 
 
-def student(values: list[float], digits: int = 2) -> str:
+def over_seeds(values: list[float]) -> str:
     """Mean and 95% half-width over seeds, as text.
 
-    >>> student([1.0, 2.0, 3.0])
+    >>> over_seeds([1.0, 2.0, 3.0])
     '2.00 +-2.48'
     """
-    quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} +-{quantile.get(n, 2.26) * float(np.std(values, ddof=1)) / n**0.5:.{digits}f}"
+    mean, seeds = float(np.mean(values)), len(values)
+    if seeds < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} +-{student(seeds - 1) * float(np.std(values, ddof=1)) / seeds**0.5:.2f}"
 
 
 def difficulty(problem: tasks.Problem) -> float:
@@ -49,8 +51,8 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
     """
     transformer, vocabulary = model.load(folder), tokenizer.load(folder)
     model.choose_threads(transformer.config.d_model)
-    name = policies.name_of(folder)  # with what it cuts
-    head = policies.make(name if policies.learns(name) else "own", folder)
+    name = baselines.name_of(folder)  # with what it cuts
+    head = baselines.make(name if baselines.learns(name) else "own", folder)
     generator = torch.Generator().manual_seed(seed)
     prompts = [tasks.render(problem.problem, vocabulary) for problem in problems]
     length, stop = tasks.completion_length(problems[0]), tasks.stop_ids(vocabulary)
@@ -70,7 +72,7 @@ def look(folder: Path, problems: list[tasks.Problem], seed: int) -> dict[str, np
             if len(text) != len(ids):
                 continue  # not one character a token: nothing the classes know
             keep[int(rollout.prompt_lengths[row]) + len(ids) :] = False
-            hidden = rollout.hidden[row][keep]
+            hidden = rollout.reads[row][keep]
             gate, alpha, beta = head(hidden)
             taus = rollout.temperatures[row][keep]
             before = torch.cat((taus.new_tensor([head.tau_initial]), taus[:-1]))  # tau_{t-1}
@@ -125,7 +127,7 @@ def places(text: str) -> list[str]:
     >>> places("3*15=45;")
     ['operand, first digit', 'operator', 'operand, first digit', 'operand, later digit', 'format', 'result, first digit', 'result, later digit', 'format']
     """
-    classes = tasks.trace_classes(text)
+    classes = trace_classes(text)
     return [
         kind
         if kind in ("operator", "format")
@@ -138,7 +140,7 @@ def argmax_is_wrong(transformer, hidden: torch.Tensor, problem: tasks.Problem, t
     """1 where the likeliest token is not the right digit of a result (given what stands before it), 0 where it is, nan elsewhere."""
     likeliest = transformer.unembed(hidden).argmax(-1).tolist()
     verdicts = [float("nan")] * len(text)
-    for match, result in tasks.steps_of(problem, text):
+    for match, result in tasks.task_of(problem).steps(problem, text):
         exact, shown = str(result), match.group(4)
         if exact[0] == "-":
             continue  # cannot be written, so no digit is right
@@ -160,66 +162,90 @@ def explained(target: np.ndarray, features: np.ndarray) -> float:
     return float(1 - ((rest - features[half:] @ weights) ** 2).mean() / rest.var())
 
 
-def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: Path) -> str:
-    """Markdown on the learned temperatures, mean over seeds; and temperature.png.  `metrics`: of each seed's training."""
+COLUMNS = (
+    "tau",
+    "entropy (nats)",
+    "correlation of tau and entropy",
+    "share of the pull on the logits",
+    "the same, by tau",
+)
+Figures = dict[str, dict[str, list[float]]]  # of each class of token, and of each question: a number a seed
+
+
+def figures(looks: list[dict[str, np.ndarray]]) -> Figures:
+    """What the looks of several seeds say, as one number a seed: by class of token, and what explains the temperature."""
     kinds = sorted(set(looks[0]["kind"]))
-    lines = [
-        "| token | tau | entropy (nats) | correlation of tau and entropy | share of the pull on the logits | the same, by tau |",
-        "|---" * 6 + "|",
-    ]
-    for kind in kinds:
-        chosen = [{k: v[look["kind"] == kind] for k, v in look.items()} for look in looks]
-        correlation = [float(np.corrcoef(c["mean_tau"], c["entropy"])[0, 1]) for c in chosen]
-        columns = [[float(c[name].mean()) for c in chosen] for name in ("tau", "entropy")]
-        pulls = zip(*[share_of_pull(look["pull"], look["tau"], look["kind"] == kind) for look in looks])
-        lines.append(f"| {kind} | " + " | ".join(student(column) for column in [*columns, correlation, *pulls]) + " |")
-    lines.append(
-        "| all | " + " | ".join(
-            student(c) for c in (
-                [float(x["tau"].mean()) for x in looks], [float(x["entropy"].mean()) for x in looks],
-                [float(np.corrcoef(x["mean_tau"], x["entropy"])[0, 1]) for x in looks],
+    found: Figures = {}
+    for kind in [*kinds, "all"]:
+        columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
+        for x in looks:
+            of = np.full(len(x["kind"]), True) if kind == "all" else x["kind"] == kind
+            told = [float(x[name][of].mean()) for name in ("tau", "entropy")]
+            told.append(float(np.corrcoef(x["mean_tau"][of], x["entropy"][of])[0, 1]))
+            for name, value in zip(columns, [*told, *share_of_pull(x["pull"], x["tau"], of)]):
+                columns[name].append(value)
+        found[kind] = columns
+    questions: dict[str, list[float]] = {}
+    for x in looks:
+        answers = {
+            f"tau at a digit of a result where the likeliest token is {name}": float(
+                x["tau"][x["wrong"] == value].mean()
             )
-        ) + " | 1 | 1 |"
-    )  # fmt: skip
-    lines += ["", "| question | answer |", "|---|---|"]
-    for name, value in (("right", 0.0), ("wrong", 1.0)):
-        of = [float(x["tau"][x["wrong"] == value].mean()) for x in looks]
-        lines.append(f"| tau at a digit of a result where the likeliest token is {name} | {student(of)} |")
-    for name, power in (("", 2), (", by tau", 0)):
-        ordered = [np.sort(x["pull"] / x["tau"] ** power) for x in looks]
-        most = [float(p[-(len(p) // 100) :].sum() / p.sum()) for p in ordered]
-        what = "share of the pull on the logits of the hundredth of all tokens that pulls most"
-        lines.append(f"| {what}{name} | {student(most)} |")
-    slopes = []
-    for x in looks:
+            for name, value in (("right", 0.0), ("wrong", 1.0))
+        }
         choice = x["kind"] == "operator"
-        slopes.append(float(np.corrcoef(x["difficulty"][choice], x["mean_tau"][choice])[0, 1]))
-    lines.append(
-        f"| correlation of an operator's tau with the problem's difficulty (share of plans that miss) | {student(slopes)} |"
-    )
-    of_features: dict[str, list[float]] = {}
-    for x in looks:
+        slope = float(np.corrcoef(x["difficulty"][choice], x["mean_tau"][choice])[0, 1])
+        answers["correlation of an operator's tau with the problem's difficulty (share of plans that miss)"] = slope
         one_hot = np.stack([x["kind"] == kind for kind in kinds], axis=1).astype(float)
         entropy = np.column_stack([x["entropy"], x["entropy"] ** 2])
-        for name, features in {
-            "the entropy": entropy, "the token's class": one_hot, "class and entropy": np.column_stack([one_hot, entropy]),
-            "h_t, linearly": x["hidden"],
-            **{f"the stream after layer {i}, linearly": x["layers"][:, i] for i in range(x["layers"].shape[1] - 1)},
-        }.items():  # fmt: skip
-            of_features.setdefault(name, []).append(explained(x["mean_tau"], features))
-    lines += [
-        f"| share of the variance of E[tau given h, tau before] explained by {n} | {student(v)} |"
-        for n, v in of_features.items()
-    ]
+        features = {
+            "the entropy": entropy,
+            "the token's class": one_hot,
+            "class and entropy": np.column_stack([one_hot, entropy]),
+        }
+        features["h_t, linearly"] = x["hidden"]
+        features |= {
+            f"the stream after layer {i}, linearly": x["layers"][:, i] for i in range(x["layers"].shape[1] - 1)
+        }
+        share = "share of the variance of E[tau given h, tau before] explained by "
+        answers |= {share + name: explained(x["mean_tau"], of) for name, of in features.items()}
+        for name, value in answers.items():
+            questions.setdefault(name, []).append(value)
+    return found | {"questions": questions}
 
+
+def save(found: Figures, file: Path) -> None:
+    """As JSON, three digits a number, so that a test can hold documents to them."""
+    rounded = {kind: {name: [round(x, 3) for x in values] for name, values in of.items()} for kind, of in found.items()}
+    file.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+def load(file: Path) -> Figures:
+    return json.loads(file.read_text())
+
+
+def tables(found: Figures) -> str:
+    """Markdown of `figures`: means over the seeds with their intervals."""
+    lines = ["| token | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for kind in [name for name in found if name != "questions"]:
+        columns = found[kind]
+        lines.append(f"| {kind} | " + " | ".join(over_seeds(column) for column in columns.values()) + " |")
+    lines += ["", "| question | answer |", "|---|---|"]
+    lines += [f"| {name} | {over_seeds(answers)} |" for name, answers in found["questions"].items()]
+    return "\n".join(lines)
+
+
+def picture(looks: list[dict[str, np.ndarray]], metrics: list[list[dict]], out: Path) -> None:
+    """Temperature over training, by class of token, and against entropy.  `metrics`: of each seed's training."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    kinds = sorted(set(looks[0]["kind"]))
     figure, (over_time, by_kind, by_entropy) = plt.subplots(1, 3, figsize=(16, 4.2), constrained_layout=True)
     for kind in ("operator", "operand", "result", "format"):
-        curves = np.array([plot.smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
+        curves = np.array([smooth([row.get(f"tau/{kind}", np.nan) for row in rows])[0] for rows in metrics])
         drawn = over_time.plot(curves.mean(0), label=kind)[0]
         over_time.fill_between(
             range(curves.shape[1]), curves.min(0), curves.max(0), color=drawn.get_color(), alpha=0.15
@@ -240,4 +266,3 @@ def temperature_tables(looks: list[dict[str, np.ndarray]], metrics: list[list[di
     by_entropy.legend(fontsize=7)
     figure.savefig(out, dpi=110)
     plt.close(figure)
-    return "\n".join(lines)

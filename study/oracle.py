@@ -30,9 +30,10 @@ import model
 import tasks
 import tokenizer
 from baselines import chosen
-from study import findings, trials
 from study import experiment as study
-from temperature_head import Action
+from study import findings, trials
+from study.results import read
+from temperature_head import Action, Policy
 from trainer import faults
 
 OPERANDS, OPERATORS, RESULTS = (0.1, 0.3, 0.6, 0.9, 1.2), (0.6, 0.9, 1.2, 1.5), (0.1, 0.3, 0.5)
@@ -44,11 +45,11 @@ def follows(place: int, text: str) -> int:
     """The place after a token, from the place that it was written at."""
     if text.isdigit():
         return OPERATOR if place == LEFT else place
-    places = dict.fromkeys(tasks.OPERATIONS, RIGHT) | {"=": RESULT, ",": LEFT, ";": LEFT}
+    places = dict.fromkeys("+-*", RIGHT) | {"=": RESULT, ",": LEFT, ";": LEFT}
     return places.get(text, place)
 
 
-class Told:
+class Told(Policy):
     """A temperature policy as baselines.py has them, and with `see`, which sampling calls with every token."""
 
     tau_initial = 1.0
@@ -65,7 +66,7 @@ class Told:
             self.places = torch.full((len(hidden),), LEFT)
         return chosen(self.of_place[self.places], tau_previous)
 
-    def see(self, step: int, token: Tensor, temperature: Tensor) -> None:
+    def see(self, step: int, token: Tensor, temperature: Tensor) -> None:  # type: ignore[override]
         going = ~torch.isin(token, self.stop)
         self.places = self.after[self.places, token][going]
 
@@ -90,7 +91,7 @@ def trained(policy: Told, task: str, base: str, regime: str, seed: int):
 
 def heads_of(kept: str, task: str, problems: int, regime: str) -> dict[str, list[dict]]:
     """The heads of a regime among kept trials, which have to be of the same problems."""
-    found = findings.read(Path(kept))
+    found = read(Path(kept))
     heads = {
         f"{name} ({other})": results
         for other in (("frozen", "frozen-long") if regime == "frozen" else (regime,))

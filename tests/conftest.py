@@ -1,5 +1,6 @@
 """What the tests share: the repository on the path, small models of each family, and the folder of real data."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,18 @@ hypothesis.settings.load_profile("house")
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     torch.set_num_threads(1)  # also where the environment asks for more
+
+
+def byte_level(folder: Path, *special: str, **settings):
+    """A tokenizer with one token a byte, then `special` from 256 on; `settings` are its tokenizer_config.json."""
+    import tokenizer  # after the threads are set
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file(list(special))))
+    if settings:
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | settings
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer.load(folder)
 
 
 @pytest.fixture

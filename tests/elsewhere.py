@@ -181,13 +181,10 @@ def pretend() -> None:
     safetensors.safe_open = lambda file, framework, device="cpu": Opened(opened(file, framework), device)
     torch.Generator, torch.inference_mode, torch.mm, torch.bmm = Generator, no_grad, wide(torch.mm), wide(torch.bmm)
     F.linear, F.scaled_dot_product_attention = as_autocast_has_it(F.linear), as_autocast_has_it(attention)
-    import token_policy
-    from engine import attention, decoder
-    from temperature_head import TemperatureHead
+    from engine import attention, decoder, draw
 
     attention.step_kernel = lambda device: None  # kernels are for who has a device
-    decoder.fused = token_policy.fused = lambda function, device: function
-    TemperatureHead.fused = staticmethod(decoder.fused)
+    draw.compiled = decoder.compiled = lambda function, device: function
     really = decoder.Graph.capture
 
     def capture(self, token):

@@ -97,14 +97,14 @@ def whole_rollouts(attend) -> None:
 
     def draw():
         generator = torch.Generator().manual_seed(0)
-        return sample.generate(transformer, head, prompts, 5, 16, {1, 2}, generator, keep_hidden=True)
+        return sample.generate(transformer, head, prompts, 5, 16, {1, 2}, generator, keep_reads=True)
 
     without = draw()
     attention.step_kernel = lambda device: attend
     found = draw()
     assert len(set(without.mask.sum(1).tolist())) > 5, "the test wants rows of many lengths"
     assert torch.equal(found.tokens, without.tokens)
-    torch.testing.assert_close(found.hidden, without.hidden, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.reads, without.reads, rtol=1e-3, atol=1e-5)
 
 
 def worker() -> None:

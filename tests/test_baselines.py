@@ -12,12 +12,11 @@ from safetensors.torch import save_file
 
 import baselines
 import model
-import policies
 import sample
 import temperature_head
 import token_policy
 from baselines import EAD, EDT, Fixed
-from token_policy import sample_token
+from engine.draw import draw_token
 
 
 def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
@@ -25,7 +24,7 @@ def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
     action = policy.act(None, torch.full((len(logits),), 0.4), logits=logits, step=step, generator=generator)
-    assert all(field.shape == (len(logits),) for field in action[:3]) and action[3:] == (None,) * 4
+    assert all(field.shape == (len(logits),) for field in action[:3]) and action[3:] == (None,) * 3
     assert action.temperature.dtype == torch.float32 and action.changed.dtype == torch.bool
     assert not action.log_prob.any(), "nothing is sampled, so nothing has a probability"
     assert torch.equal(generator.get_state(), state)
@@ -89,7 +88,7 @@ def test_a_mixture_keeps_each_sample_at_one_of_two_temperatures_also_when_others
     config = model.Config(
         vocab_size=8, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_head=4, d_mlp=8, max_length=32
     )
-    policy = policies.make("mixture:low=0.2,high=1.1")
+    policy = baselines.make("mixture:low=0.2,high=1.1")
     rollout = sample.generate(
         model.Transformer(config), policy, [[1], [2, 3]], 4, 20, {0, 5}, torch.Generator().manual_seed(1)
     )
@@ -183,7 +182,7 @@ def transformer_of_17() -> model.Transformer:
 
 def drawn_rollout(policy, seed=0):
     transformer, generator = transformer_of_17(), torch.Generator().manual_seed(seed)
-    return transformer, sample.generate(transformer, policy, [[1, 2], [3]], 16, 8, {5}, generator, keep_hidden=True)
+    return transformer, sample.generate(transformer, policy, [[1, 2], [3]], 16, 8, {5}, generator, keep_reads=True)
 
 
 def test_tampo_credits_a_candidate_by_how_well_it_explains_the_completions():
@@ -206,8 +205,8 @@ def test_tampo_learns_from_states_in_bfloat16():
     policy, transformer = baselines.TAMPO(momentum=0.0), transformer_of_17()
     transformer.compute_dtype = torch.bfloat16
     prompts, generator = [[1, 2], [3]], torch.Generator().manual_seed(0)
-    rollout = sample.generate(transformer, policy, prompts, 16, 8, {5}, generator, keep_hidden=True)
-    assert rollout.hidden.dtype == torch.bfloat16
+    rollout = sample.generate(transformer, policy, prompts, 16, 8, {5}, generator, keep_reads=True)
+    assert rollout.reads.dtype == torch.bfloat16
     policy.learn(transformer, rollout, torch.randn(32, generator=generator))
     assert policy.scores.isfinite().all() and policy.scores.abs().max() > 0
 
@@ -237,13 +236,12 @@ def test_cuts_are_those_of_transformers(cuts, vocabulary):
     if "min_p" in cuts:
         kept = transformers.MinPLogitsWarper(cuts["min_p"])(None, logits.clone()) > -math.inf
         warped = warped.masked_fill(~kept, -math.inf)
-    given, policy = logits.clone(), policies.cut(Fixed(1.7), **cuts)
-    action = policy.act(None, torch.ones(64), logits=given)
-    assert action.temperature.tolist() == pytest.approx([1.7] * 64)
+    given, tau = logits.clone(), torch.full((64,), 1.7)
+    token_policy.cut(given, **cuts)
     assert torch.equal(given > -1e8, warped > -math.inf) and (given > -1e8).any(1).all()
     expected = (warped / 1.7).log_softmax(-1)
     for seed in range(20):
-        token, log_prob, entropy = sample_token(given, action.temperature, torch.Generator().manual_seed(seed))
+        token, log_prob, entropy = draw_token(given, tau, torch.Generator().manual_seed(seed))
         torch.testing.assert_close(log_prob, expected.gather(1, token[:, None])[:, 0])
     left = warped.log_softmax(-1)
     torch.testing.assert_close(entropy, -(left.exp() * left).nansum(-1), atol=1e-5, rtol=1e-5)
@@ -255,7 +253,7 @@ def test_of_tokens_that_are_equally_likely_all_stay_where_one_does(top_p):
     draw = torch.Generator().manual_seed(0)
     logits = torch.randint(-8, 8, (4000, 12), generator=draw) / 3 + torch.randn(4000, 1, generator=draw) * 10
     given = logits.clone()
-    margin = policies.cut(Fixed(1.0), top_p=top_p).act(None, torch.ones(4000), logits=given).margin
+    margin = token_policy.cut(given, top_p=top_p)
     out = given < -1e8
     lowest = given.masked_fill(out, torch.inf).amin(-1, keepdim=True)
     assert torch.equal(out, logits < lowest), "no token is out that is as likely as one that stays"
@@ -268,23 +266,23 @@ def test_of_tokens_that_are_equally_likely_all_stay_where_one_does(top_p):
 @given(st.integers(1, 40), st.floats(0.01, 0.999), st.floats(0.01, 20.0), st.integers(0, 2**32))
 def test_a_nucleus_is_the_same_however_few_tokens_are_sorted_first(vocabulary, top_p, scale, seed):
     logits = scale * torch.randn(5, vocabulary, generator=torch.Generator().manual_seed(seed)).double()
-    expected = policies.margin_of_top_p(logits, top_p, vocabulary)
+    expected = token_policy.margin_of_top_p(logits, top_p, vocabulary)
     p, order = logits.softmax(-1).sort(descending=True)
     out = torch.zeros_like(p).scatter(-1, order, (p.cumsum(-1) - p >= top_p).double()).bool()
     lowest = logits.masked_fill(out, torch.inf).amin(-1, keepdim=True)
     assert torch.equal(token_policy.beyond(logits, expected), logits < lowest)
     for among in (1, 2, 7, 39):
-        torch.testing.assert_close(policies.margin_of_top_p(logits, top_p, among), expected)
+        torch.testing.assert_close(token_policy.margin_of_top_p(logits, top_p, among), expected)
 
 
 @pytest.mark.parametrize("cuts", [{"min_p": 0.1}, {"top_p": 0.8}])
 def test_a_part_of_the_rows_after_the_other_is_cut_the_same(cuts, monkeypatch):
     logits = 3 * torch.randn(11, 150, generator=torch.Generator().manual_seed(0))
-    wholes, parts, policy = logits.clone(), logits.clone(), policies.cut(Fixed(1.0), **cuts)
-    expected = policy.act(None, torch.ones(11), logits=wholes).margin
+    wholes, parts, seen, really = logits.clone(), logits.clone(), [], token_policy.beyond
+    expected = token_policy.cut(wholes, **cuts)
+    monkeypatch.setattr(token_policy, "beyond", lambda some, margin: seen.append(len(some)) or really(some, margin))
     monkeypatch.setattr(token_policy, "LOGITS_AT_ONCE", 4 * 150)
-    assert token_policy.rows_in_cache(logits) == 4
-    assert torch.equal(policy.act(None, torch.ones(11), logits=parts).margin, expected)
+    assert torch.equal(token_policy.cut(parts, **cuts), expected) and seen == [4, 4, 3]
     assert torch.equal(parts, wholes) and (wholes < -1e8).any(1).all()
 
 
@@ -292,30 +290,27 @@ def test_a_nucleus_does_not_depend_on_the_size_of_the_logits():
     """GPT-2's are around -100, where float32 is coarser; a softmax is of their differences."""
     logits = torch.randint(-4000, 4000, (200, 2000), generator=torch.Generator().manual_seed(0)) / 512
     for top_p in (0.5, 0.99, 0.999):
-        exact = policies.margin_of_top_p(logits.double(), top_p)
-        near, far = (policies.margin_of_top_p(logits + shift, top_p) for shift in (0.0, -128.0))
+        exact = token_policy.margin_of_top_p(logits.double(), top_p)
+        near, far = (token_policy.margin_of_top_p(logits + shift, top_p) for shift in (0.0, -128.0))
         assert torch.equal(near, far) and (near.double() != exact).sum() < 10
 
 
 def test_logits_that_are_no_numbers_are_cut_without_an_end():
     """Training says which step it was; a cut must not end it with something else before."""
     logits = torch.full((3, 200), torch.nan)
-    policies.cut(Fixed(1.0), min_p=0.1, top_p=0.9).act(None, torch.ones(3), logits=logits)
+    token_policy.cut(logits, min_p=0.1, top_p=0.9)
     assert logits.isnan().all()
 
 
 def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
-    hidden, logits = torch.randn(4, 8), torch.randn(4, 11)
-    policy = policies.begin("own+min_p=0.5", 8, 0.2, 1.2)
-    given = logits.clone()
-    action = policy.act(hidden, torch.ones(4), logits=given, generator=torch.Generator().manual_seed(0))
-    assert (given < -1e8).any()
-    torch.testing.assert_close(policy.log_prob(hidden, action), action.log_prob)
+    policy = baselines.begin("own+min_p=0.5", transformer_of_17().config.d_model, 0.2, 1.2)
+    rollout = drawn_rollout(policy)[1]
+    assert rollout.margins[rollout.mask].isfinite().any()
     policy.save(tmp_path)
-    alone = policies.make("own", tmp_path)
-    plain = alone.act(hidden, torch.ones(4), logits=logits, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(plain[:4], action[:4])), "the temperatures are as without it"
-    assert policies.make("edt+top_p=0.9") == EDT() and policies.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
+    alone, again = baselines.make("own", tmp_path), baselines.make("own+min_p=0.5", tmp_path)
+    assert (alone.min_p, again.min_p) == (0.0, 0.5) and torch.equal(alone.w1.weight, policy.w1.weight)
+    assert drawn_rollout(alone)[1].margins is None
+    assert baselines.make("edt+top_p=0.9") == EDT() and baselines.parse("own+min_p=0.1") == ("own", {}, {"min_p": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -333,7 +328,7 @@ def test_any_policy_can_be_cut_and_learns_and_is_saved_as_before(tmp_path):
 )
 def test_cuts_that_are_none_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="min_p") as caught:
-        policies.make(name)
+        baselines.make(name)
     assert "\n" not in str(caught.value)
 
 
@@ -341,27 +336,27 @@ def test_cuts_that_are_none_are_refused_in_one_line(name):
 
 
 def test_make_names_every_policy(tmp_path):
-    assert policies.make("0.7") == Fixed(0.7) and policies.make("greedy") == policies.make("0") == Fixed(0.0)
-    assert policies.make("ead") == EAD() and policies.make("edt") == EDT()
+    assert baselines.make("0.7") == Fixed(0.7) and baselines.make("greedy") == baselines.make("0") == Fixed(0.0)
+    assert baselines.make("ead") == EAD() and baselines.make("edt") == EDT()
     temperature_head.TemperatureHead(8, 0.2, 1.2).save(tmp_path)
-    own = policies.make("own", str(tmp_path))
+    own = baselines.make("own", str(tmp_path))
     assert type(own) is temperature_head.TemperatureHead and own.tau_min == 0.2
-    assert policies.make("edt:base=0.8,theta=0.2") == EDT(base=0.8, theta=0.2)
-    assert policies.make("ead:d_0=2,growth=0") == EAD(d_0=2, growth=0)
+    assert baselines.make("edt:base=0.8,theta=0.2") == EDT(base=0.8, theta=0.2)
+    assert baselines.make("ead:d_0=2,growth=0") == EAD(d_0=2, growth=0)
 
 
 @pytest.mark.parametrize("name", ["sequence", "tampo", "tampo:candidates=4,sharpness=0.2"])
 def test_a_policy_that_learned_is_what_it_was_saved_as(name, tmp_path):
-    policy = policies.begin(name, 8, 0.2, 1.2)
+    policy = baselines.begin(name, 8, 0.2, 1.2)
     with torch.no_grad():
         next(iter(policy.state_dict().values())).add_(0.25)
     policy.save(tmp_path)
-    for again in (policies.make("own", tmp_path), policies.make("", tmp_path), policies.make(policy.kind, tmp_path)):
+    for again in (baselines.make("own", tmp_path), baselines.make("", tmp_path), baselines.make(policy.kind, tmp_path)):
         assert type(again) is type(policy) and again.settings == policy.settings
         assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), policy.state_dict().values()))
     other = {"tampo": "sequence", "sequence": "tampo"}[policy.kind]
     with pytest.raises(ValueError, match=f"kind {policy.kind}, and not {other}"):
-        policies.make(other, tmp_path)
+        baselines.make(other, tmp_path)
 
 
 def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_path):
@@ -375,23 +370,23 @@ def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_pat
         torch.nn.init.constant_(head.w1.bias, weight)
         head.save(tmp_path)
         with pytest.raises(ValueError, match=said) as caught:
-            policies.make("own", tmp_path)
+            baselines.make("own", tmp_path)
         assert "\n" not in str(caught.value) and temperature_head.FILE in str(caught.value)
     temperature_head.TemperatureHead(8).save(tmp_path)
-    assert policies.make("own", tmp_path).settings["d_model"] == 8
+    assert baselines.make("own", tmp_path).settings["d_model"] == 8
 
 
 def test_a_head_without_a_kind_is_of_the_first_version(tmp_path):
     head = temperature_head.TemperatureHead(8)
     tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
     save_file(tensors, tmp_path / temperature_head.FILE, metadata={"settings": json.dumps(head.settings)})
-    assert type(policies.make("own", tmp_path)) is temperature_head.TemperatureHead
+    assert type(baselines.make("own", tmp_path)) is temperature_head.TemperatureHead
 
 
 @pytest.mark.parametrize("name", ["warm", "EAD", "0,7", "1.0.0", "-1", "nan"])
 def test_unknown_policies_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="temperature") as caught:
-        policies.make(name)
+        baselines.make(name)
     assert "\n" not in str(caught.value)
 
 
@@ -400,7 +395,7 @@ def test_unknown_policies_are_refused_in_one_line(name):
 )
 def test_settings_that_a_policy_lacks_are_refused_in_one_line(name):
     with pytest.raises(ValueError, match="takes") as caught:
-        policies.learns(name)
+        baselines.learns(name)
     assert "\n" not in str(caught.value)
 
 
@@ -414,21 +409,21 @@ def test_a_run_is_named_as_it_ended_and_a_checkpoint_as_it_was(tmp_path):
         (tmp_path / folder).mkdir()
         if ran:
             (tmp_path / folder / "run.json").write_text(json.dumps(ran))
-        assert policies.name_of(tmp_path / folder) == name
+        assert baselines.name_of(tmp_path / folder) == name
     (tmp_path / "none" / "run.json").write_text('{"policy": null}')
     with pytest.raises(ValueError, match="run.json is damaged"):
-        policies.name_of(tmp_path / "none")
+        baselines.name_of(tmp_path / "none")
 
 
 def test_a_model_without_a_head_has_no_policy_of_its_own(tmp_path):
     with pytest.raises(FileNotFoundError, match="no temperature policy of its own"):
-        policies.make("own", str(tmp_path))
+        baselines.make("own", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["0.7", "greedy", "ead", "edt"])
 def test_a_baseline_is_a_policy_like_the_head(name):
     """The same arguments and the same fields as TemperatureHead.act."""
-    head, policy, hidden = temperature_head.TemperatureHead(8), policies.make(name), torch.randn(3, 8)
+    head, policy, hidden = temperature_head.TemperatureHead(8), baselines.make(name), torch.randn(3, 8)
     arguments = dict(logits=torch.randn(3, 11), step=4, generator=torch.Generator().manual_seed(0))
     of_head, of_rule = (drawing.act(hidden, torch.ones(3), **arguments) for drawing in (head, policy))
     for one, other in zip((*of_head[:3], of_head.log_prob), (*of_rule[:3], of_rule.log_prob)):

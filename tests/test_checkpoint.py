@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import baselines
 import config
+import eval as evaluation
 import model
-import policies
 import rl
 import tasks
 import temperature_head
@@ -25,6 +25,7 @@ import tokenizer
 import train
 from display import log
 from trainer import checkpoint
+from trainer import run as run_module
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "temperature_head.safetensors")
@@ -298,7 +299,7 @@ def test_other_runs_resume_exactly_too(base, tmp_path, monkeypatch, flags):
     go(base, run, "--steps", "4", "--resume", *flags)
     assert metrics_of(run) == metrics_of(whole)
     assert (run / WEIGHTS[0]).read_bytes() == (whole / WEIGHTS[0]).read_bytes()
-    learns = "--policy" not in flags or policies.learns(flags[1])
+    learns = "--policy" not in flags or baselines.learns(flags[1])
     assert (run / WEIGHTS[1]).exists() == learns
     if learns:
         assert (run / WEIGHTS[1]).read_bytes() == (whole / WEIGHTS[1]).read_bytes()
@@ -313,20 +314,20 @@ def test_evaluations_on_the_way_are_at_tampos_mean_also_where_only_tokens_learn(
 
 
 def test_states_are_kept_only_where_the_temperature_learns_from_them(base, tmp_path, monkeypatch):
-    kept, really = [], train.sample_in_parts
+    kept, really = [], train.Run.sample
 
-    def noted(*arguments, keep_hidden):
-        kept.append(keep_hidden)
-        return really(*arguments, keep_hidden=keep_hidden)
+    def noted(*arguments, keep_reads):
+        kept.append(keep_reads)
+        return really(*arguments, keep_reads=keep_reads)
 
-    monkeypatch.setattr(train, "sample_in_parts", noted)
+    monkeypatch.setattr(train.Run, "sample", noted)
     go(base, tmp_path / "run", "--schedule", "blocks:1", "--eval-every", "0")
     assert kept == [False, True] * 3
 
 
 def test_the_end_of_a_run_that_goes_on_is_not_shown_as_its_own(base, unbroken, tmp_path, monkeypatch):
     run = shutil.copytree(unbroken, tmp_path / "run")
-    shown = ("after.json", "table.md", "display.report.html", "run.png", "heat_map.png")
+    shown = ("after.json", "table.md", "report.html", "run.png", "heat_map.png")
     for name in shown:
         (run / name).touch()
     monkeypatch.setattr(log.Log, "report", lambda self: pytest.fail("the run did not get there"))
@@ -390,9 +391,9 @@ def test_ead_is_told_the_training_step(base, tmp_path, monkeypatch):
 
 
 def test_evaluations_on_the_way_are_spread_over_all_held_out_problems(base, tmp_path, monkeypatch):
-    asked, really = [], train.evaluation.evaluate
+    asked, really = [], evaluation.evaluate
     monkeypatch.setattr(
-        train.evaluation, "evaluate", lambda *of, **how: asked.append([p.problem for p in of[3]]) or really(*of, **how)
+        evaluation, "evaluate", lambda *of, **how: asked.append([p.problem for p in of[3]]) or really(*of, **how)
     )
     go(base, tmp_path / "run", "--final-problems", "5", "--eval-problems", "3")
     everything, *_ = asked
@@ -491,8 +492,8 @@ def test_the_side_that_is_fixed_stays_bit_identical(base, tmp_path, monkeypatch,
             seen.append(arguments)
         return really(*arguments, **named)
 
-    really = train.sample.generate
-    monkeypatch.setattr(train.sample, "generate", generate)
+    really = run_module.generate
+    monkeypatch.setattr(run_module, "generate", generate)
     monkeypatch.setattr(checkpoint, "save", snapshot)
     go(base, tmp_path / "run", "--save-every", "1", "--steps", "4", "--eval-every", "0", *flags)
     torch.manual_seed(0)
@@ -524,7 +525,7 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
     monkeypatch.setattr(rl, "advantages", lambda rewards, kind: groups.append(rewards) or advantages(rewards, kind))
     monkeypatch.setattr(rl, "token_step", lambda *a: steps.append(a) or token_step(*a))
     go(base, tmp_path / "run", "--steps", "1", "--schedule", "tokens")
-    (rewards,), ((_, _, rollout, advantage, *_),) = groups, steps
+    (rewards, _), ((_, _, rollout, advantage, *_),) = groups, steps
     assert rewards.shape == (4, 4) and 0 < rewards.mean() < 1
     assert torch.equal(rewards.flatten(), rollout.finished.float())
     cut = ~rollout.finished

@@ -129,7 +129,7 @@ def test_a_run_leaves_all_its_files(trained):
     assert files >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "temperature_head.safetensors",
         "metrics.jsonl", "samples.jsonl", "trainer_state.pt", "run.json", "before.json", "after.json", "table.md",
-        "run.png", "heat_map.png", "display.report.html", "checkpoints", "tensorboard",
+        "run.png", "heat_map.png", "report.html", "checkpoints", "tensorboard",
     }  # fmt: skip
     assert (run / "run.png").read_bytes().startswith(b"\x89PNG") and (run / "run.png").stat().st_size > 5_000
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -155,7 +155,7 @@ def test_a_run_logs_every_step(trained):
 def test_a_run_ends_with_a_table_of_before_and_after(trained):
     run, printed = trained
     table = (run / "table.md").read_text().strip()
-    assert table in printed and "run.png" in printed and "heat_map.png" in printed and "display.report.html" in printed
+    assert table in printed and "run.png" in printed and "heat_map.png" in printed and "report.html" in printed
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert rows == [f"{when}, {policy}" for when in ("before", "after") for policy in ("own", "1.0", "greedy")]
     for when in ("before", "after"):
@@ -175,7 +175,7 @@ def test_a_run_shows_completions_with_their_temperatures(trained):
         assert len(columns) == 9 and {len(column) for column in columns} == {len(row["pieces"])} != {0}
     first = of_training[0]
     assert f"step 0  wrong  {first['problem']}" in printed and f"[{first['taus'][0]:.2f}]" in printed
-    page = (run / "display.report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('class="token"') == sum(len(row["pieces"]) for row in rows)
     assert "\x1b" not in printed, "no colours where there is no terminal"
 
@@ -351,7 +351,7 @@ def test_sample_colours_tokens_on_a_terminal(trained, here, monkeypatch):
 
 def test_plot_draws_a_run_again(trained, tmp_path, here):
     run = shutil.copytree(trained[0], tmp_path / "run")
-    drawn = [(run / name) for name in ("run.png", "heat_map.png", "display.report.html")]
+    drawn = [(run / name) for name in ("run.png", "heat_map.png", "report.html")]
     for file in drawn:
         file.unlink()
     code, printed, error = here("plot.py", run)
@@ -371,10 +371,10 @@ def test_plot_draws_a_run_again(trained, tmp_path, here):
         == 0
     )
     code, printed, error = here("plot.py", run, frontier=points)
-    assert code == 0 and "countdown, 0.3" in (run / "display.report.html").read_text(encoding="utf-8"), error
+    assert code == 0 and "countdown, 0.3" in (run / "report.html").read_text(encoding="utf-8"), error
     shutil.copy(points, tmp_path / "others.json")
     code, printed, error = here("plot.py", run, "--frontier", points, tmp_path / "others.json")
-    page = (run / "display.report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert code == 0 and "points, countdown, 0.3" in page and "others, countdown, 0.3" in page, error
 
 
@@ -742,9 +742,11 @@ def test_the_settings_of_either_side_reach_its_step():
         token_epochs=3, temperature_epochs=5, clip_low=0.1, clip_high=0.3, token_entropy=0.01, temperature_entropy=0.02, kl=0.04,
         max_grad_norm=0.5, micro_batch_tokens=77, token_weight="tau",
     )  # fmt: skip
-    tokens, temperature = train.step_settings(c)
-    assert tokens == rl.StepSettings(3, 0.1, 0.3, 0.01, 0.04, 0.5, 77, by_temperature=True)
-    assert temperature == rl.StepSettings(5, 0.1, 0.3, 0.02, 0.0, 0.5, 77)
+    vocabulary = tokenizer.load(ROOT / "models/countdown")
+    made = train.Run(c, vocabulary, [], [], None, None, None, None, {}, 0, 1)
+    assert made.token_settings == rl.StepSettings(3, 0.1, 0.3, 0.01, 0.04, 0.5, by_temperature=True)
+    assert made.temperature_settings == rl.StepSettings(5, 0.1, 0.3, 0.02, 0.0, 0.5)
+    assert made.gradient.micro_batch_tokens == 77
 
 
 def test_every_flag_has_a_meaning():

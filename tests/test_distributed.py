@@ -1,9 +1,7 @@
 """distributed.py: two processes (gloo, on the CPU) take the step of one; and whole runs under torchrun."""
 
 import atexit
-import doctest
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,13 +15,17 @@ from test_checkpoint import metrics_of, state_file, words
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import baselines
 import config
 import model
-import policies
 import rl
 import sample
 import temperature_head
+from bench import traffic as bench_traffic
+from bench.tables import markdown
 from engine import distributed
+from engine.gradient import FastGradient
+from engine.micro_batches import micro_batches
 from trainer import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +51,7 @@ def make_rollout(transformer, head) -> tuple[sample.Rollout, torch.Tensor]:
     prompts = [[49 + i] * (1 + 3 * i) for i in range(GROUPS)]
     generator = torch.Generator().manual_seed(5)
     rollout = sample.generate(
-        transformer, head, prompts, SAMPLES, 12, set(range(0, 257, 7)), generator, keep_hidden=True
+        transformer, head, prompts, SAMPLES, 12, set(range(0, 257, 7)), generator, keep_reads=True
     )
     advantage = torch.randn(GROUPS * SAMPLES, generator=generator)
     advantage[GROUPS * SAMPLES // 2 :] = 0
@@ -68,8 +70,8 @@ def two_steps(folder: Path, is_sharded: bool, uneven: bool, settings: rl.StepSet
     rollout, advantage = rollout.rows(mine), advantage[mine]
     sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
     optimizers = [torch.optim.AdamW(side.parameters(), lr=1e-2, weight_decay=0.0) for side in (transformer, head)]
-    told = rl.token_step(transformer, optimizers[0], rollout, advantage, settings)
-    rl.temperature_step(head, optimizers[1], rollout, advantage, settings)
+    told = rl.token_step(transformer, optimizers[0], rollout, advantage, settings, engine=FastGradient(40))
+    rl.temperature_step(head, optimizers[1], rollout, advantage, settings, FastGradient(40))
     distributed.refresh(sampler, transformer)
     for name, tensor in distributed.whole(transformer.state_dict()).items():
         assert torch.equal(tensor, sampler.state_dict()[name])
@@ -98,31 +100,27 @@ class Sent(TorchDispatchMode):
         return result
 
 
-SIZES = dict(layers=3, d=16, heads=2, kv_heads=1, d_head=8, mlp=24, vocabulary=258)
+SMALL = model.Config(
+    258, 16, n_layers=3, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=24, max_length=64, qk_norm=True, tied=True
+)
 
 
 def traffic(is_sharded: bool) -> tuple[int, dict, dict, dict]:
     """(micro-batches, bytes of a token step, of the copy after it, of a checkpoint)."""
-    s = SIZES
-    transformer = model.Transformer(
-        model.Config(
-            vocab_size=s["vocabulary"], d_model=s["d"], n_layers=s["layers"], n_heads=s["heads"],
-            n_kv_heads=s["kv_heads"], d_head=s["d_head"], d_mlp=s["mlp"], max_length=64, qk_norm=True, tied=True,
-        )
-    )  # fmt: skip
+    transformer = model.Transformer(SMALL)
     transformer.checkpointing = is_sharded  # layers computed again are not gathered again
-    rollout, advantage = make_rollout(transformer, policies.make("1.0"))
+    rollout, advantage = make_rollout(transformer, baselines.make("1.0"))
     advantage = torch.ones_like(advantage)
     sampler = distributed.shard(transformer, "cpu") if is_sharded else transformer
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-2)
-    settings = rl.StepSettings(micro_batch_tokens=40)
+    engine = FastGradient(40)
     with Sent() as step:
-        rl.token_step(transformer, optimizer, rollout, advantage, settings)
+        rl.token_step(transformer, optimizer, rollout, advantage, rl.StepSettings(), engine=engine)
     with Sent() as copied:
         distributed.refresh(sampler, transformer)
     with Sent() as saved:
         distributed.whole([transformer.state_dict(), optimizer.state_dict()])
-    batches = len(list(rl.micro_batches(rollout, settings.micro_batch_tokens)))
+    batches = len(list(micro_batches(rollout, 40)))
     return batches, dict(step.bytes), dict(copied.bytes), dict(saved.bytes)
 
 
@@ -134,7 +132,7 @@ CASES = [
 
 
 def settings_of(bonus: float) -> rl.StepSettings:
-    return rl.StepSettings(epochs=3, micro_batch_tokens=40, entropy_bonus=bonus, max_grad_norm=0.05)
+    return rl.StepSettings(epochs=3, entropy_bonus=bonus, max_grad_norm=0.05)
 
 
 def worker(folder: str, out: str) -> None:
@@ -174,16 +172,16 @@ def test_two_processes_take_the_step_of_one(base, results):
         assert told["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
 
 
-def test_what_is_sent_is_what_scaling_md_says(results):
-    """Its tables are what its formulas print, and its formulas are what two processes hand to each other."""
+def test_the_tables_of_scaling_md_are_what_bench_traffic_prints():
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(code, {}, "scaling.md", "scaling.md", 0)
-    said: list[str] = []
-    assert doctest.DocTestRunner().run(test, out=said.append, clear_globs=False).failed == 0, "".join(said)
+    for rows in (bench_traffic.traffic_rows(), bench_traffic.memory_rows()):
+        assert markdown({"": rows}).strip("# \n") in text, "python -m bench.traffic prints them"
+
+
+def test_two_processes_send_what_bench_traffic_computes(results):
     (_, plain, *nothing), (batches, step, copied, saved) = results[len(CASES) :]
-    sizes = test.globs["parameters"](*SIZES.values())
-    expected = {name: 2 * size for name, size in test.globs["sent"](*sizes, 2, batches, copied=4).items()}  # of a half
+    one = bench_traffic.sent(SMALL, 2, batches, copied=4)
+    expected = {name: 2 * size for name, size in one.items()}  # by two processes
     few = 100  # counts and norms
     assert batches > 3 and nothing == [{}, {}]
     assert 0 <= plain["allreduce"] - expected["sum of gradients"] / 2 <= few and set(plain) == {"allreduce"}

@@ -65,7 +65,7 @@ def test_every_command_runs_where_it_is_told(base, tmp_path):
     pass_at_2 = ["--temperature-objective", "pass@2", "--token-weight", "tau"]
     there = "import model; made = model.load; model.load = lambda *given: {True: made(*given)}[made(*given).embed.weight.is_cuda]"
     done = python(
-        f"import log; log.Log.report = lambda self: ''; {there}",  # pictures are drawn on the CPU, and slowly
+        f"from display import log; log.Log.report = lambda self: ''; {there}",  # pictures are drawn on the CPU, and slowly
         ["train.py", *words(base, run), *more, *extra.split(), *pass_at_2],
         ["train.py", "--resume", "--out", run, "--steps", "2"],
         ["train.py", *words(base, tmp_path / "tampo"), *more, "--policy", "tampo"],
@@ -82,7 +82,7 @@ def test_every_command_runs_where_it_is_told(base, tmp_path):
     "mistake",
     [
         "import rl; made = rl.advantages; rl.advantages = lambda *given: made(*given).cpu()",
-        "import checkpoint; made = checkpoint.random_state; checkpoint.random_state = lambda seed, step, *_: made(seed, step)",
+        "from trainer import checkpoint; made = checkpoint.random_state; checkpoint.random_state = lambda seed, step, *_: made(seed, step)",
     ],
 )
 def test_a_tensor_or_a_generator_of_the_wrong_device_ends_the_run(base, tmp_path, mistake):

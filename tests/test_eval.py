@@ -11,7 +11,6 @@ import torch
 import baselines
 import eval as evaluation
 import model
-import policies
 import tasks
 import tokenizer
 from temperature_head import TemperatureHead
@@ -40,7 +39,7 @@ def lottery(problems, texts, finished) -> list[float]:
     return [float(whole and len(text) % 2) for text, whole in zip(texts, finished)]
 
 
-PROBLEMS = tasks.countdown("test", 12)
+PROBLEMS = tasks.load("countdown", "test", 12)
 
 
 # ---- estimators -----------------------------------------------------------------------------------------------------
@@ -129,7 +128,7 @@ def test_greedy_is_evaluated_once_and_does_not_depend_on_the_seed(tiny, monkeypa
     monkeypatch.setattr(
         evaluation.sample, "generate", lambda *a, **k: asked.append((len(a[2]), a[3])) or really(*a, **k)
     )
-    results = [evaluation.evaluate(*tiny, policies.make("greedy"), PROBLEMS, 8, 6, seed=seed) for seed in (0, 1)]
+    results = [evaluation.evaluate(*tiny, baselines.make("greedy"), PROBLEMS, 8, 6, seed=seed) for seed in (0, 1)]
     assert asked == [(12, 1)] * 2
     assert results[0].summary() == results[1].summary() and results[0].correct.shape == (12, 1)
     assert results[0].temperature == 0.0

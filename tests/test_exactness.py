@@ -28,8 +28,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+import baselines
 import model
-import policies
 import rl
 import sample
 import temperature_head
@@ -167,7 +167,7 @@ class Notes:
 def roll_out(toy, seed: int, groups: int = 256):
     """A rollout of `groups` groups a prompt, and its rewards (P, G)."""
     generator = torch.Generator().manual_seed(seed)
-    rollout = sample.generate(*toy, PROMPTS * groups, GROUP, HORIZON, {END}, generator, keep_hidden=True)
+    rollout = sample.generate(*toy, PROMPTS * groups, GROUP, HORIZON, {END}, generator, keep_reads=True)
     drawn = [tuple(row[keep].tolist()) for row, keep in zip(rollout.tokens, rollout.mask)]
     return rollout, torch.tensor([float(tokens in RIGHT) for tokens in drawn]).view(-1, GROUP)
 
@@ -232,7 +232,7 @@ def cut_toy(toy):
     transformer, head = copy.deepcopy(toy)
     with torch.no_grad():
         transformer.unembedding.weight.mul_(0.35)
-    return transformer, policies.cut(head, min_p=MIN_P)
+    return transformer, baselines.with_cut(head, min_p=MIN_P)
 
 
 @pytest.fixture(scope="module")

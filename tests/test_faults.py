@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +22,9 @@ import model
 import rl
 import tasks
 import train
-from trainer import checkpoint, faults
+from display import log
+from engine import gradient
+from trainer import checkpoint, run
 
 ROOT = Path(__file__).resolve().parent.parent
 base, in_process = test_checkpoint.base, test_checkpoint.in_process  # fixtures
@@ -35,7 +37,6 @@ def ended(base, monkeypatch, capsys):
 
     def call(out: Path, *more: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *words(base, out, *more)])
-        monkeypatch.setattr(faults, "outlive_the_terminal", lambda: None)
         try:
             train.main()
         except SystemExit as error:
@@ -99,7 +100,7 @@ def test_rewards_that_are_not_finite_stop_the_run_with_a_diagnosis(tmp_path, mon
     assert code == 1 and error.count("update skipped") >= 3
     last = error.strip().splitlines()[-1]
     assert (
-        last.startswith("train.py: 3 token updates in a row were not finite")
+        re.match("train.py: 3 (token|temperature) updates in a row were not finite", last)
         and "a reward is not a finite number" in last
     )
     saved = checkpoint.whole_checkpoints(tmp_path / "run")[-1]
@@ -130,28 +131,26 @@ def out_of_memory(*arguments, **named):
 def test_out_of_memory_tries_a_smaller_micro_batch_once(base, tmp_path, monkeypatch, capsys):
     """The same gradient but for rounding, and the run keeps the smaller size."""
     whole = go(base, tmp_path / "whole", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
-    sizes, really = [], rl.micro_batches
+    sizes, really = [], gradient.micro_batches
 
     def full_above_60(rollout, budget):
         sizes.append(budget)
         yield from really(rollout, budget) if budget < 60 else out_of_memory()
 
-    monkeypatch.setattr(rl, "micro_batches", full_above_60)
-    run = go(base, tmp_path / "run", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
+    monkeypatch.setattr(gradient, "micro_batches", full_above_60)
+    halved = go(base, tmp_path / "run", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
     epochs = config.Config.temperature_epochs
-    assert sizes == [100, 50, 100] + [50] * epochs + [50] * (1 + epochs) * 2, (
-        "each side tries once, and keeps what fits"
-    )
-    assert capsys.readouterr().err.count("from here on with --micro-batch-tokens 50") == 2
-    for row, other in zip(metrics_of(whole), metrics_of(run), strict=True):
+    assert sizes == [100] + [50] * (1 + epochs) * 3, "tried once more, and then kept, for both sides"
+    assert capsys.readouterr().err.count("from here on with --micro-batch-tokens 50") == 1
+    for row, other in zip(metrics_of(whole), metrics_of(halved), strict=True):
         assert row["token/gradient_norm"] == pytest.approx(other["token/gradient_norm"], rel=1e-4)
 
 
 def test_out_of_memory_that_stays_names_the_flag(tmp_path, monkeypatch, ended):
-    monkeypatch.setattr(rl, "micro_batches", out_of_memory)
+    monkeypatch.setattr(gradient, "micro_batches", out_of_memory)
     code, error = ended(tmp_path / "training")
     assert code == 1 and "lower --micro-batch-tokens" in error and "--checkpointing" in error and "2.00 GiB" in error
-    monkeypatch.setattr(train.sample, "generate", out_of_memory)
+    monkeypatch.setattr(run, "generate", out_of_memory)
     code, error = ended(tmp_path / "sampling")
     assert code == 1 and "lower --rollout-rows" in error and "nothing is saved" in error
     assert "Traceback" not in error and "Details" not in error
@@ -206,32 +205,14 @@ def test_a_second_signal_leaves_at_once(base, tmp_path):
     process.communicate()
 
 
-def test_a_closed_terminal_or_pipe_does_not_end_a_run(base, tmp_path):
-    """The terminal of a run is closed: SIGHUP, and every write fails from then on."""
-    run = tmp_path / "run"
-    ours, theirs = os.openpty()
-    process = start(base, run, *LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    assert os.read(ours, 1)
-    os.close(ours)
-    done = wait_for_steps(process, run, 1)
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that hang up")
+def test_a_terminal_that_closes_ends_a_run_saved(base, tmp_path):
+    process = start(base, tmp_path / "run", *LONG, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, tmp_path / "run", 1)
     process.send_signal(signal.SIGHUP)
-    wait_for_steps(process, run, done + 5)
-    process.terminate()
-    assert process.wait(timeout=60) == 0 and checkpoint.whole_checkpoints(run)
-
-
-def test_a_reader_that_stops_reading_does_not_hold_up_a_run(base, tmp_path):
-    """A pipe holds 64 KiB; a run that prints more than that goes on, and so does one whose reader went away."""
-    read, write = os.pipe()
-    process = start(base, tmp_path / "run", *LONG, stdout=write, stderr=write)
-    os.close(write)
-    printed_a_step = 200
-    done = wait_for_steps(process, tmp_path / "run", 2**16 // printed_a_step + 50)
-    os.close(read)
-    wait_for_steps(process, tmp_path / "run", done + 5)
-    process.terminate()
-    assert process.wait(timeout=60) == 0 and checkpoint.whole_checkpoints(tmp_path / "run")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopping after this step" in error
+    assert checkpoint.whole_checkpoints(tmp_path / "run")
 
 
 # ---- the disk -------------------------------------------------------------------------------------------------------
@@ -264,7 +245,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     assert code == 1 and calls and "Traceback" not in error
     assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000002"], "no half of one is left"
     monkeypatch.undo()
-    monkeypatch.setattr(train.log.Log, "report", lambda self: "")
+    monkeypatch.setattr(log.Log, "report", lambda self: "")
     assert ended(run, "--eval-every", "0", "--resume")[0] == 0 and state_file(run)["step"] == 6
 
 
@@ -355,37 +336,3 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
 def test_the_number_of_checkpoints_is_at_least_one():
     with pytest.raises(ValueError, match="--keep-checkpoints is 0 and must be at least 1"):
         config.validate(config.Config(keep_checkpoints=0))
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-@pytest.mark.parametrize(("call", "mebibytes"), [("", 0), ("faults.keep_freed_memory()", 120)])
-def test_freed_memory_is_kept(call, mebibytes):
-    """What is left of 120 MiB after they are freed, in a process of its own."""
-    code = f"""if True:
-        import ctypes, faults, os
-        libc = ctypes.CDLL(None)
-        libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-        def resident():
-            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-        {call}
-        before, blocks = resident(), [libc.malloc(24 * 2**20) for _ in range(5)]
-        for block in blocks:
-            ctypes.memset(block, 1, 24 * 2**20)
-        assert resident() - before > 100
-        for block in blocks:
-            libc.free(block)
-        print(resident() - before)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(faults.__file__).parent
-    )
-    assert float(done.stdout) == pytest.approx(mebibytes, abs=4), done
-
-
-def test_train_keeps_freed_memory(monkeypatch):
-    called = []
-    monkeypatch.setattr(faults, "keep_freed_memory", lambda: called.append("once"))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--steps", "0"])
-    with pytest.raises(SystemExit):
-        train.main()
-    assert called == ["once"]

@@ -8,16 +8,14 @@ import torch
 from test_attention_kernel import SHAPES, one_step
 from torch._dynamo.utils import counters
 
+import baselines
 import model
-import policies
 import rl
 import sample
-import token_policy
 from baselines import Fixed
-from engine import attention, decoder
-from study import trials
-from temperature_head import Action, TemperatureHead, decide
-from trainer import faults
+from engine import attention, decoder, draw
+from engine.gradient import FastGradient
+from temperature_head import Action, EntropyHead, NoGateHead, TemperatureHead
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +40,7 @@ SOME_END = set(
 def rollout_of(transformer, head, seed=0, new=32, ends=frozenset({7})):
     prompts = [list(range(1, 2 + length)) for length in (3, 17, 40)]
     generator = torch.Generator("cuda").manual_seed(seed)
-    return sample.generate(transformer, head, prompts, 8, new, ends, generator, keep_hidden=True)
+    return sample.generate(transformer, head, prompts, 8, new, ends, generator, keep_reads=True)
 
 
 @pytest.fixture
@@ -91,7 +89,7 @@ def test_what_was_cut_is_cut_in_training_too(both, dtype, tolerance, cuts):
     transformer, head = both
     transformer.unembedding.weight.mul_(20)  # so that some are unlikely
     transformer.compute_dtype = dtype
-    rollout = rollout_of(transformer, policies.cut(head, **cuts), ends=SOME_END)
+    rollout = rollout_of(transformer, baselines.with_cut(head, **cuts), ends=SOME_END)
     assert rollout.margins[rollout.mask].isfinite().float().mean() > 0.9
     gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
     assert gap.mean() < tolerance / 5 and gap.max() < tolerance * 5
@@ -129,43 +127,37 @@ def test_the_kernel_draws_the_tokens_that_products_draw(both, monkeypatch):
     monkeypatch.setattr(attention, "step_kernel", lambda device: None)
     without = rollout_of(*both, new=64, ends=SOME_END)
     assert torch.equal(with_kernel.tokens, without.tokens)
-    torch.testing.assert_close(with_kernel.hidden, without.hidden, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(with_kernel.reads, without.reads, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("function", [decoder.add_norm, decoder.gated, decide])
+@pytest.mark.parametrize("function", [decoder.add_norm, decoder.gated])
 @torch.no_grad()
 def test_fused_functions_are_the_functions(function):
     """For one number of rows, then for any."""
     torch.compiler.reset()
     before = counters["frames"]["ok"]
     for rows in (16, 48, 1, 5):
-        x, ratio, tau = (
-            torch.randn(rows, 256, device="cuda"),
-            torch.randn(rows, device="cuda"),
-            torch.rand(rows, device="cuda"),
-        )
+        x = torch.randn(rows, 256, device="cuda")
         norm = torch.rand(256, device="cuda"), 1e-6, torch.bfloat16
         for given in {
             decoder.add_norm: [(x, x.flip(0).bfloat16(), *norm)],
             decoder.gated: [(x.bfloat16(),)],
-            decide: [(ratio, tau, tau + 0.1, tau.flip(0) + 0.1, tau, 0.1, 1.5)],
         }[function]:
-            assert decoder.fused(function, "cuda") is not function
-            torch.testing.assert_close(decoder.fused(function, "cuda")(*given), function(*given), rtol=1e-2, atol=1e-2)
+            assert draw.compiled(function, "cuda") is not function
+            torch.testing.assert_close(draw.compiled(function, "cuda")(*given), function(*given), rtol=1e-2, atol=1e-2)
     assert counters["frames"]["ok"] >= before + 2
 
 
-@pytest.mark.parametrize("kind", trials.ABLATIONS)
+@pytest.mark.parametrize("kind", [NoGateHead, EntropyHead])
 @pytest.mark.parametrize("dtype, tolerance", [(None, 1e-3), (torch.bfloat16, 1e-2)])
 @torch.no_grad()
 def test_heads_with_a_reading_of_their_own_are_replayed(both, dtype, tolerance, kind):
-    transformer, head = both[0], trials.ABLATIONS[kind](CONFIG.d_model).cuda()
+    transformer, head = both[0], kind(CONFIG.d_model).cuda()
     transformer.compute_dtype = dtype
-    head.unembed = transformer.unembed
     rollout = rollout_of(transformer, head, ends=SOME_END)
     mask = rollout.mask
     action = Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask])
-    replayed = head.log_prob(rollout.hidden[mask.cpu()].cuda(), action)
+    replayed = head.log_prob(rollout.reads[mask.cpu()].cuda(), action)
     torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=tolerance, atol=tolerance)
 
 
@@ -192,7 +184,7 @@ def test_the_heads_log_probs_are_replayed_too(both, precision):
         rollout = rollout_of(transformer, head, new=64, ends=SOME_END)
         mask = rollout.mask
         action = Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask])
-        replayed = head.log_prob(rollout.hidden[mask.cpu()].cuda(), action)
+        replayed = head.log_prob(rollout.reads[mask.cpu()].cuda(), action)
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(replayed, rollout.temperature_log_probs[mask], rtol=1e-3, atol=1e-3)
@@ -205,8 +197,8 @@ def test_the_sampler_draws_what_it_draws_on_a_cpu(vocabulary):
     logits = 3 * torch.randn(64, vocabulary, generator=generator)
     temperature, uniform = torch.rand(64, generator=generator), torch.rand(64, 2, generator=generator)
     temperature[0] = 0.0
-    expected = token_policy.invert(logits, temperature, uniform)
-    drawing = decoder.fused(token_policy.invert, "cuda") if vocabulary > 8 * token_policy.BLOCK else token_policy.invert
+    expected = draw.invert(logits, temperature, uniform)
+    drawing = draw.compiled(draw.invert, "cuda") if vocabulary > 8 * draw.BLOCK else draw.invert
     token, log_prob, entropy = (x.cpu() for x in drawing(*(x.cuda() for x in (logits, temperature, uniform))))
     same = token == expected[0]
     assert same.float().mean() > 0.95
@@ -219,28 +211,28 @@ def test_where_memory_ends_half_the_micro_batch_has_the_same_gradient(both, caps
     rollout = rollout_of(transformer, head, new=300)
     advantage = torch.linspace(-1, 1, len(rollout.tokens), device="cuda")
 
-    def trained(room: float) -> tuple[dict, rl.StepSettings, int]:
-        """With `room` bytes more than the model: weights after a step, its settings, the bytes it took."""
-        tried, settings = copy.deepcopy(transformer), rl.StepSettings(micro_batch_tokens=8192)
+    def trained(room: float) -> tuple[dict, FastGradient, int]:
+        """With `room` bytes more than the model: weights after a step, its engine, the bytes it took."""
+        tried, engine = copy.deepcopy(transformer), FastGradient(8192)
         optimizer = torch.optim.SGD(tried.parameters(), lr=1.0)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before, total = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (before + room) / total))
         try:
-            rl.token_step(tried, optimizer, rollout, advantage, settings)
+            rl.token_step(tried, optimizer, rollout, advantage, rl.StepSettings(), engine=engine)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-        return tried.state_dict(), settings, torch.cuda.max_memory_reserved() - before
+        return tried.state_dict(), engine, torch.cuda.max_memory_reserved() - before
 
     trained(2**34)  # libraries take their workspaces
-    whole, settings, needed = trained(2**34)
-    assert not settings.halved
-    halved, settings, _ = trained(0.8 * needed)
-    assert settings.halved and "out of memory" in capsys.readouterr().err
+    whole, engine, needed = trained(2**34)
+    assert engine.retries
+    halved, engine, _ = trained(0.8 * needed)
+    assert not engine.retries and "out of memory" in capsys.readouterr().err
     for name, tensor in whole.items():
         torch.testing.assert_close(halved[name], tensor, rtol=1e-3, atol=1e-5)
-    with pytest.raises(faults.Stopped, match="lower --micro-batch-tokens"):
+    with pytest.raises(torch.OutOfMemoryError):
         trained(0.2 * needed)
 
 

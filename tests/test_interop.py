@@ -137,7 +137,7 @@ def test_what_generate_draws_has_the_log_probs_of_training(run):
     assert mask.sum() > 60 and 0 < rollout.finished.sum() < len(mask), "some rows end before others"
     with torch.no_grad():
         found = rl.token_log_probs(ours, rollout)
-        states = rl.drawing_states(ours, rollout)
+        states = rl.PlainGradient().states(ours, rollout)
     torch.testing.assert_close(found, rollout.token_log_probs, rtol=0, atol=1e-4)
     action = temperature_head.Action(*(field[mask] for field in (rollout.temperatures, rollout.changed, rollout.z)))
     torch.testing.assert_close(head.log_prob(states, action), rollout.temperature_log_probs[mask], rtol=0, atol=1e-4)
@@ -168,10 +168,11 @@ def here(monkeypatch, capsys, *words) -> tuple[int, str, str]:
     return ended.value.code, said.out, said.err
 
 
-def test_the_command_needs_one_file_of_this_repository(one, tmp_path):
+def test_the_command_needs_two_files_of_this_repository(one, tmp_path):
     (tmp_path / "docs").mkdir()
     shutil.copy(SCRIPT, tmp_path / "docs")
-    shutil.copy(ROOT / "temperature_head.py", tmp_path)
+    for name in ("temperature_head.py", "token_policy.py"):
+        shutil.copy(ROOT / name, tmp_path)
     words = ["--model", one, "--prompt", *PROMPTS, "--samples", "2", "--max-new-tokens", "9"]
     command = [sys.executable, tmp_path / "docs" / SCRIPT.name, *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
@@ -186,6 +187,15 @@ def test_the_command_needs_one_file_of_this_repository(one, tmp_path):
     assert done.stderr.startswith(f"{SCRIPT.name}: {tmp_path / 'absent'}")
 
 
+@pytest.mark.parametrize("kind", ["sequence", "entropy-only"])
+def test_other_heads_choose_too(kind, tmp_path):
+    """One temperature a completion, or one that is read off the entropy of the logits."""
+    model, words, head = script.load(str(write_run(tmp_path, SIZES, script.HEADS[kind](32))), "cpu")
+    torch.manual_seed(0)
+    rows = [{tau for _, tau in row} for row in script.complete(model, words, head, PROMPTS, 4, 12)]
+    assert len(set.union(*rows)) > 8 and all(len(taus) == 1 for taus in rows) == (kind == "sequence")
+
+
 def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
     said = [here(monkeypatch, capsys, "--model", one, "--prompt", "7", "--seed", seed) for seed in (1, 1, 2)]
     assert said[0] == said[1] and said[0][1] != said[2][1] and said[0][0] == 0
@@ -196,19 +206,23 @@ def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
     [
         ("--model models/countdown --prompt 1", "models/countdown/temperature_head.safetensors: missing"),
         ("--model CUT --prompt 1", "CUT"),
-        ("--model SEQUENCE --prompt 1", "not a temperature policy that this version has written"),
-        ("--model LIKELY --prompt 1", "learned where unlikely tokens are cut away"),
-        ("--model OTHER --prompt 1", "the temperature head and the model are of different sizes"),
-        ("--model ONE --prompt 1 --max-new-tokens 64", "a prompt of 1 tokens and 64 new ones pass the model's context"),
-        ("--model ONE --prompt 1 --samples 0", "--samples is at least 1"),
+        ("--model TAMPO --prompt 1", "not a temperature policy that this version has written"),
+        ("--model LIKELY --prompt 1", "trained with a cut of unlikely tokens"),
+        ("--model OTHER --prompt 1", "the temperature head and the model have different widths"),
+        (
+            "--model ONE --prompt 1 --max-new-tokens 64",
+            "a prompt of 1 tokens and 64 new ones exceed the model's context",
+        ),
+        ("--model ONE --prompt 1 --samples 0", "--samples must be at least 1"),
         ("--model ONE --prompt 1 --samples x", "--samples"),
         ("--prompt 1", "--model"),
     ],
 )
 def test_a_mistake_is_one_line(words, said, one, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    if "SEQUENCE" in words:
-        write_run(tmp_path, SIZES, baselines.SequenceHead(32)).rename(tmp_path / "SEQUENCE")
+    if "TAMPO" in words:
+        shutil.copytree(one, tmp_path / "TAMPO")
+        temperature_head.save(baselines.TAMPO(), tmp_path / "TAMPO")
     if "OTHER" in words or "CUT" in words:
         folder = shutil.copytree(one, tmp_path / ("OTHER" if "OTHER" in words else "CUT"))
         temperature_head.TemperatureHead(16 if "OTHER" in words else 32).save(folder)
@@ -217,7 +231,7 @@ def test_a_mistake_is_one_line(words, said, one, tmp_path, monkeypatch, capsys):
         (tmp_path / "LIKELY" / "run.json").write_text('{"policy": "own+min_p=0.1"}')
     if "CUT" in words:
         (folder / "config.json").write_bytes(b"{")
-    named = [str(tmp_path / word) if word in ("SEQUENCE", "OTHER", "CUT", "LIKELY") else word for word in words.split()]
+    named = [str(tmp_path / word) if word in ("TAMPO", "OTHER", "CUT", "LIKELY") else word for word in words.split()]
     code, _, error = here(monkeypatch, capsys, *(str(one) if word == "ONE" else word for word in named))
     assert code == 2 and said in error, error
     assert len(error.strip().splitlines()) == 1 and error.startswith(f"{SCRIPT.name}: "), error

@@ -107,7 +107,7 @@ def test_ragged_prompts_then_token_by_token_equal_transformers(pair, stride, sma
 @pytest.mark.parametrize("size", [1.0, 1e-3, 0.0, 1e4])
 def test_the_norm_of_a_step_is_the_models(size, monkeypatch):
     """Also where eps is most of it, and at zero; its weights are left for the product that follows."""
-    monkeypatch.setattr(decoder, "fused", lambda function, device: function)  # what has a GPU's norm runs here
+    monkeypatch.setattr(decoder, "compiled", lambda function, device: function)  # what has a GPU's norm runs here
     place = torch.float32, torch.device("cpu")
     norm, x = torch.nn.RMSNorm(24, eps=1e-5), size * torch.randn(7, 3, 24)
     norm.weight.copy_(torch.rand(24) + 0.5)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 import config
 import tasks
 import tokenizer
-import train
 from models import pretrain
 from problems import modular
 from study import introspect
+from trainer.prepare import choose_problems
 
 
 def independent_verdict(problem: str, text: str) -> bool:
@@ -98,7 +98,7 @@ def test_the_demonstrator_errs_at_its_rates_and_in_no_other_way():
     for problem in problems:
         now = problem.problem.split(",")[0]
         trace = pretrain.demonstrate(problem, draw, 1.0, 0.25)
-        for match, result in tasks.steps_of(problem, trace):
+        for match, result in tasks.task_of(problem).steps(problem, trace):
             assert match.group(1) == now, "a slip is written and the trace goes on from there"
             wrong, steps, now = wrong + (match.group(4) != str(result)), steps + 1, match.group(4)
     assert steps == 3 * 400 and 0.2 < wrong / steps < 0.3
@@ -121,7 +121,7 @@ def test_it_is_asked_as_it_is_by_a_run_with_the_small_model_s_settings(tmp_path)
     assert vocabulary.decode(tasks.render(problem.problem, vocabulary)) == problem.problem
     c = config.parse(["--task", "modular", "--prompts-per-step", "4", "--final-problems", "30"])
     assert c.token_lr == config.Config().token_lr and (c.out, c.model) == ("runs/modular", "models/modular")
-    training, held_out = train.choose_problems(c, vocabulary)
+    training, held_out = choose_problems(c, vocabulary)
     assert held_out == tasks.load("modular", "test", 30) and len(training) == 10_000, (
         "a split of its own, not some of the training's"
     )

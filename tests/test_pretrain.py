@@ -7,24 +7,25 @@ import torch
 
 import tasks
 from models import pretrain
-from problems import modular
+from problems import countdown, modular
+from problems.traces import equation_holds
 
 
 @pytest.mark.parametrize("numbers", [2, 3, 4])
 def test_without_aimless_plans_and_slips_every_trace_is_right(numbers):
     draw = random.Random(0)
-    for problem in tasks.countdown("train", 60, numbers):
-        assert tasks.countdown_reward(problem, pretrain.demonstrate(problem, draw, 0.0, 0.0)) == 1.0
+    for problem in tasks.load(f"countdown:{numbers}", "train", 60):
+        assert tasks.rewards([problem], [pretrain.demonstrate(problem, draw, 0.0, 0.0)], [True]) == [1.0]
 
 
 @pytest.mark.parametrize("numbers", [3, 4])
 def test_a_slip_is_written_and_the_trace_goes_on_from_there(numbers):
     """Several slips in a trace, one of them onto a value that the plan uses elsewhere, too: every operand is on paper."""
     draw = random.Random(0)
-    for problem in tasks.countdown("train", 40, numbers) * 20:
+    for problem in tasks.load(f"countdown:{numbers}", "train", 40) * 20:
         pool = problem.problem.split("=")[0].split(",")
         for step in pretrain.demonstrate(problem, draw, 0.3, 0.5).rstrip(";").split(","):
-            left, operation, right, shown = tasks.STEP.fullmatch(step).groups()
+            left, operation, right, shown = countdown.STEP.fullmatch(step).groups()
             pool.remove(left)
             pool.remove(right)
             pool.append(shown)
@@ -104,7 +105,7 @@ def test_the_demonstrator_slips_as_it_is_told(task, flag, slip, tmp_path, monkey
 
 
 def test_slips_come_at_their_rate():
-    draw, problems = random.Random(0), tasks.countdown("train", 300, 3)
+    draw, problems = random.Random(0), tasks.load("countdown", "train", 300)
     steps = [step for p in problems for step in pretrain.demonstrate(p, draw, 1.0, 0.25).rstrip(";").split(",")]
-    wrong = sum(not tasks.equation_holds(*step.split("=")) for step in steps)
+    wrong = sum(not equation_holds(*step.split("=")) for step in steps)
     assert 0.19 < wrong / len(steps) < 0.31

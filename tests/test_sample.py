@@ -11,18 +11,19 @@ import torch
 
 import baselines
 import model
-import policies
 import rl
 import sample
 import temperature_head
 import token_policy
-from engine import decoder
+from display import terminal
+from engine import decoder, sampling
+from engine import draw as drawing
 from temperature_head import TemperatureHead
 
 VOCABULARY = 17
 EOS = {3, 5}
 PROMPTS = [[3, 7, 1], [9], [4, 5, 3, 8, 8, 2], [0, 0]]  # ragged; end-of-text ids and padding ids inside
-PER_TOKEN = ("mask", "temperatures", "changed", "z", "token_log_probs", "temperature_log_probs", "entropies", "hidden")
+PER_TOKEN = ("mask", "temperatures", "changed", "z", "token_log_probs", "temperature_log_probs", "entropies", "reads")
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,12 @@ def head() -> TemperatureHead:
 @pytest.fixture(scope="module")
 def cutting_head(head) -> TemperatureHead:
     """With it a Rollout has every field that there is."""
-    return policies.cut(copy.deepcopy(head), min_p=0.05)
+    return baselines.with_cut(copy.deepcopy(head), min_p=0.05)
 
 
 def draw(transformer, policy, prompts=PROMPTS, samples=4, new=10, eos=EOS, seed=0) -> sample.Rollout:
     generator = torch.Generator().manual_seed(seed)
-    return sample.generate(transformer, policy, prompts, samples, new, eos, generator, keep_hidden=True)
+    return sample.generate(transformer, policy, prompts, samples, new, eos, generator, keep_reads=True)
 
 
 def last_hidden(transformer, tokens: list[int]) -> torch.Tensor:
@@ -77,7 +78,7 @@ def test_whatever_a_config_combines_sampling_and_training_agree():
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    rollout = draw(made, policies.make("1.0"))
+    rollout = draw(made, baselines.make("1.0"))
     torch.testing.assert_close(rl.token_log_probs(made, rollout), rollout.token_log_probs, atol=1e-4, rtol=1e-4)
 
 
@@ -116,7 +117,7 @@ def slow_generate(
         logits = transformer.unembed(hidden)
         previous = torch.tensor([taus[row][-1] if taus[row] else policy.tau_initial for row in going])
         temperature = policy.act(hidden, previous, logits=logits, step=step, generator=generator).temperature
-        tokens = token_policy.sample_token(logits, temperature, generator)[0]
+        tokens = drawing.draw_token(logits, temperature, generator)[0]
         for row, token, tau in zip(going, tokens.tolist(), temperature.tolist()):
             rows[row].append(token)
             taus[row].append(tau)
@@ -149,7 +150,7 @@ def test_everything_stored_equals_the_slow_recomputation(transformer, head):
         tokens = rollout.tokens[row].tolist()
         for t in range(start, start + int(rollout.mask[row].sum())):
             hidden = last_hidden(transformer, tokens[:t])
-            torch.testing.assert_close(rollout.hidden[row, t], hidden, rtol=0, atol=1e-4)
+            torch.testing.assert_close(rollout.reads[row, t], hidden, rtol=0, atol=1e-4)
             logits = transformer.unembed(hidden)
             gate, alpha, beta = head(hidden)
             changed, z = bool(rollout.changed[row, t]), rollout.z[row, t]
@@ -175,7 +176,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_padding(transformer):
         assert alone.completions()[0] == together.completions()[row] == longer.completions()[row + 1]
         kept = alone.mask[0]
         for other, index in ((together, row), (longer, row + 1)):
-            for name in ("entropies", "hidden"):
+            for name in ("entropies", "reads"):
                 mine = getattr(alone, name)[0][kept]
                 torch.testing.assert_close(getattr(other, name)[index][other.mask[index]], mine, rtol=1e-4, atol=1e-5)
 
@@ -218,7 +219,7 @@ def test_generation_stops_when_every_row_has_ended(transformer):
         on_token=lambda step, token, tau: seen.append((step, token.tolist(), tau.tolist())),
     )  # fmt: skip
     assert len(seen) == 1 and seen[0][0] == 0 and len(seen[0][1]) == 8 and seen[0][2] == [1.0] * 8
-    assert rollout.finished.all() and rollout.completions() == [[]] * 8 and rollout.hidden is None
+    assert rollout.finished.all() and rollout.completions() == [[]] * 8 and rollout.reads is None
 
 
 def test_a_completion_that_ends_at_the_last_step_is_finished(transformer):
@@ -252,7 +253,7 @@ def test_prompts_are_read_some_at_a_time_to_the_same_effect(transformer, head, t
         return forward(tokens, *rest)
 
     monkeypatch.setattr(transformer, "forward", counted)
-    monkeypatch.setitem(sample.PROMPT_TOKENS_AT_ONCE, "cpu", tokens)
+    monkeypatch.setitem(sampling.PROMPT_TOKENS_AT_ONCE, "cpu", tokens)
     got = draw(transformer, head)
     longest = int(got.prompt_lengths.max())
     assert sum(parts) == 4 and max(parts) == min(4, max(1, tokens // longest))
@@ -268,11 +269,16 @@ def test_samples_of_a_prompt_differ(transformer, head):
 # ---- one token ------------------------------------------------------------------------------------------------------
 
 
+BOTH = pytest.mark.parametrize("sample_token", [token_policy.sample_token, drawing.draw_token])
+
+
+@BOTH
 @pytest.mark.parametrize("tau", [0.3, 1.0, 2.5])
-def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
+def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau, sample_token):
     logits = torch.tensor([2.0, -1.0, 0.5, 0.0, 1.2, -0.3])
     draws, generator = 40_000, torch.Generator().manual_seed(0)
-    tokens, log_probs, _ = token_policy.sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
+    tokens, log_probs, entropies = sample_token(logits.expand(draws, 6), torch.full((draws,), tau), generator)
+    torch.testing.assert_close(entropies[0], torch.distributions.Categorical(logits=logits).entropy())
     expected = (logits / tau).softmax(-1)
     counts = torch.bincount(tokens, minlength=6)
     chi_square = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
@@ -280,10 +286,11 @@ def test_tokens_are_drawn_from_softmax_of_logits_over_tau(tau):
     torch.testing.assert_close(log_probs, expected.log()[tokens], rtol=1e-5, atol=1e-5)
 
 
-def test_each_row_has_its_own_temperature_and_its_own_draw():
+@BOTH
+def test_each_row_has_its_own_temperature_and_its_own_draw(sample_token):
     logits = torch.tensor([[1.0, 2.0, 0.0]]).expand(3000, 3)
     taus = torch.tensor([0.0, 0.05, 50.0]).repeat(1000)
-    tokens, log_probs, _ = token_policy.sample_token(logits, taus, torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = sample_token(logits, taus, torch.Generator().manual_seed(0))
     assert (tokens[0::3] == 1).all() and (log_probs[0::3] == 0).all()
     assert (tokens[1::3] == 1).all()
     assert torch.bincount(tokens[2::3], minlength=3).min() > 250
@@ -292,7 +299,7 @@ def test_each_row_has_its_own_temperature_and_its_own_draw():
 @pytest.fixture(params=[128, 2])
 def block(request, monkeypatch) -> int:
     """In blocks of two even a small vocabulary is drawn from in two levels."""
-    monkeypatch.setattr(token_policy, "BLOCK", request.param)
+    monkeypatch.setattr(drawing, "BLOCK", request.param)
     return request.param
 
 
@@ -300,7 +307,7 @@ def test_greedy_takes_the_first_of_equal_logits(block):
     """Of equals in a block, and of equal blocks."""
     logits = torch.full((50, 21), 1.0)
     logits[:, [7, 8, 9, 15]] = 3.0
-    tokens, log_probs, _ = token_policy.sample_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = drawing.draw_token(logits, torch.zeros(50), torch.Generator().manual_seed(0))
     assert tokens.tolist() == [7] * 50 and not log_probs.any()
 
 
@@ -310,7 +317,7 @@ def test_tokens_of_probability_zero_are_never_drawn(block, monkeypatch):
     logits[0, 1:4] = torch.tensor([0.0, -200.0, 1.0])
     for uniform in (0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-24):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        token, log_prob, entropy = token_policy.sample_token(logits, torch.ones(1))
+        token, log_prob, entropy = drawing.draw_token(logits, torch.ones(1))
         assert token.item() in (1, 3) and log_prob.isfinite().all()
         assert entropy.item() == pytest.approx(math.log(1 + math.e) - math.e / (1 + math.e), abs=1e-6)
 
@@ -320,7 +327,7 @@ def test_a_large_vocabulary_is_drawn_to_its_end(monkeypatch):
     logits = torch.randn(12, 150_000, generator=torch.Generator().manual_seed(0))
     for uniform, low, high in ((1 - 2**-24, 149_900, 150_000), (0.0, 0, 100)):
         monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform))  # noqa: B023
-        tokens = token_policy.sample_token(logits, torch.ones(12))[0]
+        tokens = drawing.draw_token(logits, torch.ones(12))[0]
         assert low <= tokens.min() and tokens.max() < high
 
 
@@ -330,11 +337,11 @@ def test_two_levels_draw_as_one_would(vocabulary, size, monkeypatch):
     """Block and token together have the probability of the token, where the vocabulary is whole blocks and where not.
 
     A vocabulary of more than eight blocks is drawn from in two levels."""
-    monkeypatch.setattr(token_policy, "BLOCK", size)
+    monkeypatch.setattr(drawing, "BLOCK", size)
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
     draws, generator = 60_000, torch.Generator().manual_seed(1)
     tau = torch.full((draws,), 0.8)
-    tokens, log_probs, entropies = token_policy.sample_token(logits.expand(draws, -1), tau, generator)
+    tokens, log_probs, entropies = drawing.draw_token(logits.expand(draws, -1), tau, generator)
     expected = (logits / 0.8).softmax(-1)
     often = expected * draws > 20
     counts = torch.bincount(tokens, minlength=vocabulary)
@@ -346,10 +353,8 @@ def test_two_levels_draw_as_one_would(vocabulary, size, monkeypatch):
     torch.testing.assert_close(entropies, entropy.expand(draws), rtol=1e-4, atol=1e-4)
 
 
-class Warming:
+class Warming(temperature_head.Policy):
     """A fixed temperature at some steps, the head at the others."""
-
-    tau_initial = 1.0
 
     def __init__(self, head, fixed_at):
         self.head, self.fixed_at, self.seen = head, fixed_at, []
@@ -390,13 +395,13 @@ def test_an_action_may_have_a_density_of_its_own(transformer, head, monkeypatch)
 def test_a_part_of_the_rows_after_the_other_draws_the_same(vocabulary, monkeypatch):
     logits = torch.randn(11, vocabulary, generator=torch.Generator().manual_seed(0))
     tau = torch.linspace(0, 2, 11)
-    whole = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
-    calls, invert = [], token_policy.invert
-    monkeypatch.setattr(token_policy, "invert", lambda *part: calls.append(len(part[0])) or invert(*part))
+    whole = drawing.draw_token(logits, tau, torch.Generator().manual_seed(1))
+    calls, invert = [], drawing.invert
+    monkeypatch.setattr(drawing, "invert", lambda *part: calls.append(len(part[0])) or invert(*part))
     for numbers, sizes in ((4 * vocabulary, [4, 4, 3]), (1, [1] * 11)):
-        monkeypatch.setattr(token_policy, "LOGITS_AT_ONCE", numbers)
+        monkeypatch.setattr(drawing, "LOGITS_AT_ONCE", numbers)
         calls.clear()
-        parts = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
+        parts = drawing.draw_token(logits, tau, torch.Generator().manual_seed(1))
         assert calls == sizes and torch.equal(parts[0], whole[0])
         for got, expected in zip(parts[1:], whole[1:]):
             torch.testing.assert_close(got, expected)
@@ -407,7 +412,7 @@ def test_log_probs_and_entropies_are_exact_to_float32(vocabulary):
     """Against float64, of tokens that are drawn, at every temperature; training's are close enough for a ratio of 1."""
     logits = 5 * torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(0))
     tau = torch.linspace(0.05, 2, 40)
-    token, log_prob, entropy = token_policy.sample_token(logits, tau, torch.Generator().manual_seed(1))
+    token, log_prob, entropy = drawing.draw_token(logits, tau, torch.Generator().manual_seed(1))
     exact = (logits.double() / tau.double()[:, None]).log_softmax(-1).gather(1, token[:, None])[:, 0]
     at_one = torch.distributions.Categorical(logits=logits.double()).entropy()
     torch.testing.assert_close(log_prob.double(), exact, rtol=0, atol=4e-6)
@@ -420,7 +425,7 @@ def test_cold_tokens_with_vanishing_weights_are_never_drawn(block):
     """Weights that underflow stand between those that do not, in every block."""
     logits = torch.full((2000, 1000), -50.0)
     logits[:, 7::93] = 0.0
-    tokens, log_probs, _ = token_policy.sample_token(logits, torch.full((2000,), 0.1), torch.Generator().manual_seed(0))
+    tokens, log_probs, _ = drawing.draw_token(logits, torch.full((2000,), 0.1), torch.Generator().manual_seed(0))
     assert set(tokens.tolist()) == set(range(7, 1000, 93))
     torch.testing.assert_close(log_probs, torch.full((2000,), -math.log(len(range(7, 1000, 93)))))
 
@@ -450,13 +455,13 @@ def test_token_policy_is_float32_on_bfloat16_logits():
 def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabulary):
     logits = torch.zeros(2, vocabulary)
     logits[0, 3] = float("nan")
-    token, log_prob, _ = token_policy.sample_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
+    token, log_prob, _ = drawing.draw_token(logits, torch.ones(2), torch.Generator().manual_seed(0))
     assert (token < vocabulary).all() and log_prob[0].isnan() and log_prob[1].isfinite()
 
 
 def test_a_rollout_is_made_of_ordinary_tensors(transformer, cutting_head):
     """It is drawn in inference mode, whose tensors training could neither save for a backward pass nor write to."""
-    rollout = sample.generate(transformer, cutting_head, [[1, 2], [3]], 4, 6, EOS, keep_hidden=True)
+    rollout = sample.generate(transformer, cutting_head, [[1, 2], [3]], 4, 6, EOS, keep_reads=True)
     kept = {field.name: getattr(rollout, field.name) for field in dataclasses.fields(rollout)}
     assert not [name for name, value in kept.items() if value.is_inference()] and len(kept) == 12
 
@@ -486,9 +491,9 @@ def test_join_puts_rollouts_of_different_widths_together(transformer, cutting_he
     without = sample.join([sample.generate(transformer, cutting_head, [[1]], 2, 3, EOS) for _ in range(2)])
     uncut = sample.generate(transformer, baselines.Fixed(1.0), [[1]], 2, 3, EOS)
     for mixed in ([without, uncut], [uncut, without]):
-        with pytest.raises(ValueError, match="some have margins and some have none"):
+        with pytest.raises(ValueError, match="cannot join rollouts with margins and rollouts without"):
             sample.join(mixed)
-    assert without.hidden is None and without.rows(torch.tensor([1])).hidden is None
+    assert without.reads is None and without.rows(torch.tensor([1])).reads is None
 
 
 # ---- refusals, and the line that people see -------------------------------------------------------------------------
@@ -507,16 +512,16 @@ def test_prompts_that_cannot_be_sampled_are_refused(transformer):
 
 def test_rows_at_once_fit_the_memory(transformer):
     per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers a head, bytes
-    assert sample.rows_at_once(transformer, 64, gibibytes=per_token * 64 * 10 / 2**30) == 10
-    assert sample.rows_at_once(transformer, 64) == 512 and sample.rows_at_once(transformer, 64, gibibytes=1e-9) == 1
+    assert sampling.rows_at_once(transformer, 64, gibibytes=per_token * 64 * 10 / 2**30) == 10
+    assert sampling.rows_at_once(transformer, 64) == 512 and sampling.rows_at_once(transformer, 64, gibibytes=1e-9) == 1
 
 
 def test_colours_go_from_cold_to_hot_and_survive_any_temperature():
-    shades = [sample.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
+    shades = [terminal.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
     assert shades[0] == shades[1] and shades[3] == shades[4] and len(set(shades)) == 3
     assert all(shade.endswith("x\x1b[0m") for shade in shades)
-    assert "\n" not in sample.show(["a\n", "b"], [1.0, 0.5], colours=True)
-    assert sample.show(["a\n", "b"], [1.0, 0.5], colours=False).count("[") == 2
+    assert "\n" not in terminal.show(["a\n", "b"], [1.0, 0.5], colours=True)
+    assert terminal.show(["a\n", "b"], [1.0, 0.5], colours=False).count("[") == 2
 
 
 # ---- the graph of CUDA, with a stand-in ------------------------------------------------------------------------------
@@ -563,7 +568,7 @@ def captured(monkeypatch) -> list:
     monkeypatch.setattr(decoder, "capturing", contextlib.nullcontext)
     monkeypatch.setattr(decoder.Decoder, "__call__", step)
     monkeypatch.setattr(decoder.Graph, "capture", capture)
-    monkeypatch.setattr(sample, "can_capture", lambda device: True)
+    monkeypatch.setattr(sampling, "can_capture", lambda device: True)
     return captures
 
 
@@ -599,7 +604,7 @@ def test_a_captured_step_is_the_step(captured, ends, new, least):
         gap = (rl.token_log_probs(transformer, rollout) - rollout.token_log_probs)[rollout.mask].abs()
         hidden = transformer(rollout.tokens)[:, :-1][rollout.mask[:, 1:]]
     assert gap.max() < 1e-4
-    torch.testing.assert_close(hidden, rollout.hidden[rollout.mask], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(hidden, rollout.reads[rollout.mask], rtol=1e-3, atol=1e-5)
     for ids, keep, whole in zip(rollout.tokens, rollout.mask, rollout.finished.tolist()):
         drawn = ids[keep].tolist()
         assert not ends.intersection(drawn[:-1]) and whole == (drawn[-1] in ends) and (whole or len(drawn) == new)
@@ -615,7 +620,7 @@ def test_who_sees_every_step_sees_a_row_leave_at_once(captured):
 
     generator = torch.Generator().manual_seed(1)
     sample.generate(*model_and_head(), [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator, on_token=see)
-    told, policy = list(rows), policies.make("1.0")
+    told, policy = list(rows), baselines.make("1.0")
     going[1:], rows[:], policy.see = [], [], see
     sample.generate(model_and_head()[0], policy, [[1, 2, 3]] * 4, 8, 100, set(ends.tolist()), generator)
     assert rows == going[: len(rows)] and len(told) > 1

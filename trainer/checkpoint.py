@@ -14,6 +14,7 @@ about randomness, data order or schedule is saved, because all are functions of 
 `batch_indices`.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -184,12 +185,22 @@ def begin(run: Path, transformer, keep: int) -> int:
 
 
 LOCKS: dict[Path, int] = {}  # the folders of this process, which the system unlocks when it ends in any way
+NEW: list[Path] = []  # folders that `lock` has made
+
+
+def remove_new_folders() -> None:
+    """Leave nothing behind where a run could not begin."""
+    for folder in NEW:
+        with contextlib.suppress(OSError):  # another process has begun in it
+            folder.rmdir()
 
 
 def lock(run: Path) -> None:
     """ValueError where another process is training in this folder; PermissionError where it cannot be written."""
     if not distributed.is_first():
         return
+    if not run.exists():
+        NEW.append(run)
     run.mkdir(parents=True, exist_ok=True)
     if not os.access(run, os.W_OK):
         raise PermissionError(f"{run}: this folder cannot be written")
@@ -229,7 +240,7 @@ def resume(run: Path, optimizers: dict) -> int:
     for name in (
         "after.json",
         "table.md",
-        "display.report.html",
+        "report.html",
         "run.png",
         "heat_map.png",
     ):  # of an end that is passed now

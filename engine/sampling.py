@@ -1,0 +1,85 @@
+"""The fast engine of sample.generate; sample.PlainEngine is the one to read, and tests/test_engine.py holds the two together.
+
+prefill    every distinct prompt is read once for all its samples                              attention.py
+step       one token a row through fused products; on CUDA a captured graph                     decoder.py
+unembed    logits from weights in the dtype of computation
+draw       a token in few passes over the logits                                                draw.py
+drop       rows that have ended leave; on CUDA only now and then, as each check waits for the device
+"""
+
+import torch
+from torch import Tensor
+
+from engine.attention import Cache
+from engine.decoder import Decoder, Graph, can_capture
+from engine.draw import draw_token
+
+# Prompt tokens read at once: on a CPU so few that they stay in its cache, elsewhere enough to keep the device busy and no more,
+# since the activations of 512 long prompts would not fit.
+PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
+
+
+class FastEngine:
+    draw = staticmethod(draw_token)
+
+    def __init__(
+        self, transformer, prompts: list[list[int]], samples: int, max_new_tokens: int, layer=None, eager=False
+    ):
+        """`layer`: the policy reads the state after so many layers.  `eager`: rows leave at once, also on CUDA."""
+        device, longest = transformer.device, max(map(len, prompts))
+        self.transformer, self.samples, self.layer = transformer, samples, layer
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
+        self.on_cuda, self.decoder = can_capture(device), Decoder(transformer, layer)
+        # On CUDA, check for finished rows every 16 steps: each check synchronises.  Let rows leave only where a fifth of them
+        # can: each time a new graph is captured.
+        self.patience, self.enough = (16, 0.8) if self.on_cuda and not eager else (1, 1.0)
+        stride = 256 if self.on_cuda else 1
+        self.cache = Cache(self.lengths, samples, max_new_tokens, self.decoder.dtype, stride=stride)
+        self.decode = Graph(self.decoder, self.cache) if self.on_cuda else lambda token: self.decoder(token, self.cache)
+        self.unembed = self.decoder.unembed
+        self.steps, self.last_step = 0, max_new_tokens
+        self.inner: Tensor | None = None
+
+    def prefill(self) -> Tensor:
+        """h_1, (B, d_model): the state that draws the first token of each row."""
+        at_once = max(1, PROMPT_TOKENS_AT_ONCE[self.tokens.device.type] // self.tokens.shape[1])  # prompts
+        last, inner = [], []
+        with self.transformer.autocast():
+            for tokens, length in zip(self.tokens.split(at_once), self.lengths.split(at_once)):
+                row = torch.arange(len(tokens))
+                last.append(self.transformer(tokens, self.cache)[row, length - 1])
+                if self.layer is not None:
+                    inner.append(self.transformer(tokens, layers=self.layer)[row, length - 1])
+        hidden, inner = (torch.cat(x).repeat_interleave(self.samples, dim=0) if x else None for x in (last, inner))
+        return self.keep(hidden, inner)
+
+    def step(self, token: Tensor) -> Tensor:
+        """Append token (n,) to each row: the state that draws its next one, (n, d_model)."""
+        return self.keep(self.decode(token), self.decoder.inner)
+
+    def keep(self, hidden: Tensor, inner: Tensor | None) -> Tensor:
+        """Copies where a graph would overwrite them; in the dtype in which the rollout stores what the policy reads."""
+        hidden = hidden.to(self.decoder.dtype, copy=self.on_cuda)
+        self.inner = hidden if inner is None else inner.to(self.decoder.dtype, copy=self.on_cuda)
+        return hidden
+
+    def drop(self, going: Tensor) -> Tensor | None:
+        """Let ended rows leave, going (n,) False for them: the places of those that stay.  None: all stay for now."""
+        self.steps += 1
+        if self.steps % self.patience and self.steps < self.last_step:
+            return None
+        left = going.nonzero()[:, 0]
+        if len(left) > 0 and len(left) >= self.enough * len(going):
+            return None
+        if len(left):
+            self.cache.keep(left)
+        return left
+
+
+def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
+    """How many rows of `length` tokens have their keys and values in so much memory; 512 at most, 1 at least."""
+    c = transformer.config
+    bytes_per_number = (transformer.compute_dtype or transformer.embed.weight.dtype).itemsize
+    bytes_per_row = 2 * c.n_layers * c.n_kv_heads * c.d_head * bytes_per_number * length
+    return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))

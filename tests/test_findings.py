@@ -1,0 +1,195 @@
+"""study/findings.py and study/introspect.py: tables are those of the trials, and RESULTS.md and README.md say what they say."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tasks
+import temperature_head
+from study import findings, frontier, introspect
+from study.results import keep
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_findings_of_nothing_end_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        findings.main()
+    assert (
+        ended.value.code == 2
+        and capsys.readouterr().err == f"python -m study.findings: {tmp_path}: holds no result.json of a trial\n"
+    )
+
+
+def test_heads_are_held_against_the_cuts_of_their_own_regime_and_without_their_own():
+    def results(right: int) -> list[dict]:
+        return [{"evaluations": {"own": {"samples": 8, "successes": [right] * 20}}}] * 2
+
+    joint = {"head, mean, every step": results(8), "head, mean, every step, min-p": results(6), "hot top-p": results(2)}
+    found = {"frozen": {"head, mean": results(8), "EDT": results(0), "min-p for Avg@8": results(4)}, "3e-6": joint}
+    lines = [line.strip("| ").split(" | ") for line in findings.cuts_table(found).splitlines()[2:]]
+    assert {(head, less, avg.split()[0]) for head, less, avg, _ in lines} == {
+        ("head, mean (frozen)", "min-p for Avg@8", "+50.0"),
+        ("head, mean, every step (3e-6)", "hot top-p", "+75.0"),
+        ("head, mean, every step, min-p (3e-6)", "hot top-p", "+50.0"),
+        ("head, mean, every step, min-p (3e-6)", "the same without min-p", "-25.0"),
+    }
+
+
+def test_the_primary_endpoint_is_pass_at_8_less_the_best_rival_and_no_more_than_its_interval_says():
+    draw = np.random.default_rng(0)
+
+    def results(rates: list[float]) -> list[dict]:
+        return [{"evaluations": {"own": {"samples": 8, "successes": draw.binomial(8, rate, 400)}}} for rate in rates]
+
+    rivals = {"fixed 0.7": results([0.05] * 3), "EDT": results([0.1] * 3), "min-p": results([0.9] * 3)}
+    for rates, said in (([0.2] * 3, "ahead"), ([0.05, 0.1, 0.4], "level"), ([0.02] * 3, "behind"), ([0.2], "one seed")):
+        row = findings.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
+        cells = row.strip("| ").split(" | ")
+        assert cells[:3] == ["s", "frozen", f"head, mean ({len(rates)})"]
+        assert cells[3].endswith("(EDT)") and cells[4] == said, "a rule that cuts is no rival here"
+    assert findings.primary_table({"s": {"frozen": rivals}}) == ""
+
+
+def test_the_best_of_a_column_is_bold_whoever_it_is():
+    def results(right: int, samples: int = 8) -> list[dict]:
+        own = {"samples": samples, "successes": [right, 0], "temperature": 1.0}
+        return [{"evaluations": {"own": own}, "metrics": []}] * 2
+
+    table = findings.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
+    head, cut, greedy = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    assert [cell.startswith("**") for cell in greedy[2:4]] == [True, False], "it is right every second time"
+    assert greedy[3] == "" and [cell.startswith("**") for cell in head[2:4]] == [False, True], "the first of equals"
+    assert [cell.startswith("**") for cell in cut[2:4]] == [False, False]
+
+
+def test_what_is_looked_at_is_sampled_with_what_it_cuts(tmp_path):
+    """Of a head that learned under a cut so sharp that one token was left everywhere."""
+    for file in (ROOT / "models/countdown").iterdir():
+        shutil.copy(file, tmp_path)
+    temperature_head.TemperatureHead(96, 0.5, 4.0).save(tmp_path)
+    problems = tasks.load("countdown:3", "tuning", 6)
+    for policy, sharp in (("own", False), ("own+min_p=1.0", True)):
+        (tmp_path / "run.json").write_text(json.dumps({"policy": policy}))
+        seen = introspect.look(tmp_path, problems, seed=0)
+        assert bool(max(seen["entropy"]) < 1e-3) == bool(max(seen["pull"]) < 1e-6) == sharp
+
+
+def test_rivals_are_the_best_of_their_kind_for_each_metric():
+    def results(successes: list[int], samples: int = 8) -> list[dict]:
+        own = {"samples": samples, "successes": successes * 50}
+        return [{"evaluations": {"own": own}}, {"evaluations": {"own": own}}]
+
+    methods = {
+        "greedy": results([1, 0, 0, 0], samples=1),  # Avg 25
+        "fixed 0.3": results([8, 0, 0, 0]),  # Avg 25, Pass 25
+        "fixed 0.5": results([8, 2, 0, 0]),  # Avg 31.25, Pass 50
+        "fixed 0.9": results([1, 1, 1, 0]),  # Avg 9.375, Pass 75
+        "EAD": results([4, 4, 0, 0]),  # Avg 25, Pass 50
+        "TAMPO, pass@8": results([1, 1, 1, 0]),
+        "short": results([8, 8, 8, 8]),  # what others start from is no rival
+        "head, mean": results([8, 8, 1, 1]),  # Avg 56.25, Pass 100
+    }
+    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[:2] == ["frozen", "head, mean"] and len(row) == 6
+    for cell, difference, name in zip(
+        row[2:], ("+25.0", "+31.2", "+25.0", "+25.0"), ("fixed 0.5", "EAD", "fixed 0.9", "TAMPO, pass@8")
+    ):
+        assert cell.startswith(difference + " [") and cell.endswith(f"({name})"), cell
+    methods["fixed 0.9"] = [
+        {"evaluations": of["evaluations"] | {"0.3": results([8, 8, 8, 0])[0]["evaluations"]["own"]}}
+        for of in methods["fixed 0.9"]
+    ]
+    row = findings.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[2].startswith("-18.8 [") and row[2].endswith("(fixed 0.9, decoded at 0.3)")
+    methods["greedy"] = results([1, 1, 1, 1], samples=1)
+    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[2].endswith("(greedy)") and row[4].endswith("(fixed 0.9)"), "it has no Pass@8 of its own"
+    longer = {"head, mean": results([8, 8, 8, 8])}
+    row = findings.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
+    assert row[0] == "frozen-long" and row[3].startswith("+75.0 [") and row[3].endswith("(EAD)"), "the rivals of frozen"
+
+
+def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, capsys):
+    def results(successes: list[int]) -> list[dict]:
+        trial = {"regime": "frozen", "method": "x"}
+        own = {"samples": 8, "successes": successes}
+        return [{"trial": trial, "evaluations": {"own": own}, "metrics": []} for _ in range(2)]
+
+    frozen = {
+        "fixed 0.5": results([4, 0]),
+        "fixed 0.7": results([1, 1]),
+        "head, mean": results([4, 2]),
+        "EAD": results([2, 2]),
+    }
+    slow = {"fixed 0.5": results([4, 2]), "fixed 0.7": results([4, 4]), "head, mean, every step": results([4, 3])}
+    found = {"frozen": frozen, "3e-6": slow, "1e-5": {"head, mean, every step": results([8, 8])}}
+    assert frontier.comparable(found) == {"frozen": 1.0, "3e-6": 2.0}, "1e-5 has no fixed temperature"
+    assert frontier.comparable({"3e-6": slow}) == {}
+
+    leads = []
+    monkeypatch.setattr(frontier, "difference", lambda *words: leads.append(words) or (1.0, 0.5, 1.5))
+    frontier.when({"one": found}, tmp_path / "when.png")
+    assert (tmp_path / "when.png").read_bytes().startswith(b"\x89PNG")
+    assert leads == [
+        (frozen["head, mean"], frozen["fixed 0.5"], "Avg", "own"),
+        (slow["head, mean, every step"], slow["fixed 0.7"], "Avg", "own"),
+        (frozen["head, mean"], frozen["fixed 0.7"], "Pass", "own"),  # before EAD, which ties
+        (slow["head, mean, every step"], slow["fixed 0.5"], "Pass", "own"),  # as well as 0.7
+    ]
+
+    monkeypatch.undo()
+    kept = [str(findings.KEPT / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
+    monkeypatch.setattr(sys, "argv", ["findings.py", *kept, "--out", str(tmp_path / "out")])
+    findings.main()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["when.png"]
+    keep({"3e-6": slow}, tmp_path / "slow.gz")
+    for second, said in ((kept[0], "another of these has this name"), (tmp_path / "slow.gz", "holds no fixed temp")):
+        monkeypatch.setattr(sys, "argv", ["findings.py", kept[0], str(second)])
+        with pytest.raises(SystemExit):
+            findings.main()
+        assert capsys.readouterr().err.startswith(f"python -m study.findings: {second}: {said}")
+    for more in (["--keep", str(tmp_path / "both.gz")], ["--look", "3e-6", "head, mean"]):
+        monkeypatch.setattr(sys, "argv", ["findings.py", *kept, *more])
+        with pytest.raises(SystemExit):
+            findings.main()
+        assert capsys.readouterr().err == "python -m study.findings: --keep and --look are for one study\n"
+    assert not (tmp_path / "both.gz").exists()
+
+
+def test_explained_is_the_share_that_features_tell():
+    draw = np.random.default_rng(0)
+    features, noise = draw.normal(size=(4000, 3)), draw.normal(size=4000)
+    target = features @ np.array([1.0, -1.0, 0.0]) + noise  # two thirds of its variance
+    assert introspect.explained(target, features) == pytest.approx(2 / 3, abs=0.04)
+    assert introspect.explained(target, features[:, 2:]) == pytest.approx(0, abs=0.02)
+
+
+def test_argmax_is_judged_only_where_a_right_digit_exists():
+    class Always7:
+        def unembed(self, hidden):
+            return torch.nn.functional.one_hot(torch.full((len(hidden),), ord("7")), 257).float()
+
+    countdown = tasks.Problem("5,8=7:", "7", "countdown")
+    assert introspect.argmax_is_wrong(Always7(), torch.zeros(6, 1), countdown, "5-8=7;")[4] != 1.0, (
+        "-3 cannot be written: no digit is right"
+    )
+    text = "9+8=17,17+5=23;"  # results begin at 4 and at 12; 22 would be right
+    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), countdown, text)
+    judged = {i: v for i, v in enumerate(verdicts) if v == v}
+    assert judged == {4: 1.0, 5: 0.0, 12: 1.0, 13: 1.0}
+    text, modular = "98+9=7,7*12=84,4-9=1;", tasks.Problem("98,+9,-9,*12=1:", "1", "modular")  # 7, 84 and 95 are right
+    verdicts = introspect.argmax_is_wrong(Always7(), torch.zeros(len(text), 1), modular, text)
+    assert {i: v for i, v in enumerate(verdicts) if v == v} == {5: 0.0, 12: 1.0, 13: 1.0, 19: 1.0}
+
+
+def test_difficulty_is_the_share_of_plans_that_miss():
+    easy, hard = (tasks.Problem(p, p.split("=")[1][:-1], "countdown") for p in ("1,1,1=1:", "2,3,7=42:"))
+    assert 0 < introspect.difficulty(easy) < introspect.difficulty(hard) < 1
+    assert introspect.difficulty(tasks.Problem("5,+7,-4,*3=32:", "32", "modular")) == pytest.approx(26 / 27)

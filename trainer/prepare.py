@@ -1,0 +1,108 @@
+"""Load all that a run needs, or start from its newest checkpoint.  Everything that a user can get wrong goes wrong here."""
+
+import copy
+from pathlib import Path
+
+import torch
+
+import baselines
+import config
+import model
+import sample
+import tasks
+import temperature_head
+import tokenizer
+from engine import distributed
+from files import weights
+from trainer import checkpoint
+from trainer.run import Run
+
+
+def prepare(c: config.Config) -> Run:
+    """A run that is checked whole and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
+    config.validate(c)
+    folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
+    checkpoint.lock(folder)
+    if c.resume:
+        checkpoint.check_same(folder, vars(c), vars(config.Config()))
+    source = checkpoint.whole_checkpoints(folder)[-1] if c.resume else weights.find_folder(c.model)
+    vocabulary = tokenizer.load(source)
+    if not tasks.stop_ids(vocabulary):
+        raise ValueError(
+            f"{source} names no end-of-text token (eos_token_id), so no completion could end and be rewarded"
+        )
+    training, held_out = choose_problems(c, vocabulary)
+    length = c.max_new_tokens or max(tasks.completion_length(p) for p in (training[0][0], held_out[0]))
+    transformer, policy, reference = load_policies(c, source)
+    model.choose_threads(transformer.config.d_model)
+    sampler = distributed.shard(transformer, c.device) if c.shard else transformer
+    prompts = [ids for _, ids in training] + [tasks.render(p.problem, vocabulary, c.template) for p in held_out]
+    sample.check_lengths(transformer, prompts, length)
+    how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))  # not fused it takes one more copy of all weights
+    optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, **how)}
+    if policy.learns and list(policy.parameters()):
+        optimizers["temperature"] = torch.optim.AdamW(policy.parameters(), lr=c.temperature_lr, **how)
+    if c.resume:
+        first_step = checkpoint.resume(folder, optimizers)
+    else:
+        first_step = checkpoint.begin(folder, transformer, c.keep_checkpoints)
+        if distributed.is_first() and held_out[0].kind not in tasks.GENERATED:
+            tasks.write_jsonl(folder / weights.HELD_OUT, held_out)
+    return Run(
+        c, vocabulary, training, held_out, transformer, sampler, policy, reference, optimizers, first_step, length
+    )
+
+
+def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Problem, list[int]]], list[tasks.Problem]]:
+    """Training problems with their prompt ids, and held-out problems.  No problem is in both, and no prompt is too long."""
+    problems = tasks.load(c.task, "train")
+    if c.eval_task:
+        set_aside = tasks.load(c.eval_task, "test")
+    elif problems[0].kind in tasks.GENERATED:
+        set_aside = tasks.load(c.task, "test", c.final_problems)  # no split shares a problem with another
+    else:
+        set_aside = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]
+    texts = {problem.problem for problem in set_aside}
+
+    def with_ids(chosen: list[tasks.Problem]) -> list[tuple[tasks.Problem, list[int]]]:
+        rendered = [(problem, tasks.render(problem.problem, vocabulary, c.template)) for problem in chosen]
+        return [(problem, ids) for problem, ids in rendered if len(ids) <= c.max_prompt_tokens]
+
+    training = with_ids([problem for problem in problems if problem.problem not in texts])
+    held_out = [problem for problem, _ in with_ids(set_aside[: c.final_problems])]
+    if len(training) < c.prompts_per_step or not held_out:
+        raise ValueError(
+            f"{c.task}: {len(training)} training problems (a step asks {c.prompts_per_step}) and {len(held_out)} held-out "
+            f"ones are left, without those in both and those of more than {c.max_prompt_tokens} prompt tokens"
+        )
+    return training, held_out
+
+
+def load_policies(c: config.Config, source: Path):
+    """The token policy, the temperature policy, and the initial token policy where there is a KL penalty."""
+    # Master weights in float32: a step of 1e-6 must arrive.  What is sharded goes to its device a layer at a time.
+    transformer = model.load(source, "cpu" if c.shard else c.device)
+    transformer.compute_dtype = torch.bfloat16 if c.device.startswith("cuda") else None
+    transformer.checkpointing = c.checkpointing
+    reference = None
+    if c.kl:
+        reference = model.load(c.model, c.device) if c.resume else copy.deepcopy(transformer).to(c.device)
+        reference.compute_dtype = transformer.compute_dtype
+    if not baselines.learns(c.policy):
+        return transformer, baselines.make(c.policy), reference
+    if (source / temperature_head.FILE).is_file():
+        policy = baselines.make(c.policy, source, c.device)
+        kind, settings, _ = baselines.parse(c.policy)
+        asked: dict = settings | {"kind": kind, "tau_min": c.tau_min, "tau_max": c.tau_max}
+        holds: dict = {"kind": policy.kind} | policy.settings
+        if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
+            raise ValueError(
+                f"{source} has a temperature policy of {', '.join(different)}: go on with it by the flags that say so "
+                f"(--policy, --tau-min, --tau-max), or remove {temperature_head.FILE} to begin anew"
+            )
+        return transformer, policy, reference
+    if c.resume:
+        raise ValueError(f"{source / temperature_head.FILE}: missing; remove {source} to go on from the one before")
+    torch.manual_seed(c.seed)
+    policy = baselines.begin(c.policy, transformer.config.d_model, c.tau_min, c.tau_max)
+    return transformer, policy.to(c.device), reference

@@ -1,0 +1,177 @@
+"""A run: what train.py's loop asks for, so that the loop reads as the algorithm.
+
+It draws the problems, samples in parts that fit the memory, rewards, guards each update, evaluates, logs, saves, and ends at a
+signal.  With several processes each has its own problems; the first one evaluates and writes, and the others wait.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import baselines
+import config
+import eval as evaluation
+import model
+import rl
+import tasks
+import tokenizer
+from display import log
+from display.progress import Progress
+from engine import distributed
+from engine.gradient import FastGradient
+from engine.sampling import rows_at_once
+from sample import Rollout, generate, join
+from trainer import checkpoint, faults
+
+
+@dataclass
+class Run:
+    c: config.Config
+    vocabulary: tokenizer.Tokenizer
+    training: list[tuple[tasks.Problem, list[int]]]  # with their prompt ids
+    held_out: list[tasks.Problem]
+    transformer: model.Transformer  # theta
+    sampler: model.Transformer  # theta too, or where it is sharded a whole copy
+    policy: Any  # phi, or a policy that does not learn
+    reference: model.Transformer | None  # the initial theta, for a KL penalty
+    optimizers: dict[str, torch.optim.Optimizer]  # "token", and "temperature" where phi learns by gradient
+    first_step: int
+    max_new_tokens: int
+
+    def __post_init__(self):
+        c = self.c
+        self.folder, self.is_first, self.stop = Path(c.out), distributed.is_first(), tasks.stop_ids(self.vocabulary)
+        common = dict(clip_low=c.clip_low, clip_high=c.clip_high, max_grad_norm=c.max_grad_norm)
+        self.token_settings = rl.StepSettings(
+            c.token_epochs,
+            entropy_bonus=c.token_entropy,
+            kl_penalty=c.kl,
+            by_temperature=c.token_weight == "tau",
+            **common,
+        )
+        self.temperature_settings = rl.StepSettings(c.temperature_epochs, entropy_bonus=c.temperature_entropy, **common)
+        at_once = c.micro_batch_tokens or (2048 if c.device == "cpu" else 16_384)
+        self.gradient = FastGradient(at_once, retries=0 if c.shard else 1)
+        self.guard, self.metrics, self.stopped = faults.Guard(), {}, False
+
+    # ---- before and after the steps --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.logs = log.Log(self.folder, self.vocabulary, self.first_step) if self.is_first else None
+        if self.is_first and not self.c.resume:
+            self.logs.write("before.json", self.evaluate_all())
+            self.look("before", 0)
+        self.interrupted = faults.Interrupt()
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left to do.  A signal ends them after the step that it meets."""
+        self.progress = Progress(self.first_step, self.c.steps, shown=self.is_first)
+        for step in self.progress:
+            yield step
+            if self.stopped:
+                self.progress.close()
+                return
+
+    def finish(self) -> None:
+        if self.stopped:
+            if self.is_first:
+                self.logs.close()
+                print(
+                    f"stopped after step {self.metrics['step'] + 1}; the same command with --resume goes on from there"
+                )
+            return
+        self.interrupted.done()
+        self.policy.begin_step(self.c.steps)  # a policy that moves with training is evaluated as it ended
+        self.policy.end_step()
+        if self.is_first:
+            self.logs.write("after.json", self.evaluate_all())
+            self.look("after", self.c.steps)
+            print(self.logs.report())
+
+    # ---- one step --------------------------------------------------------------------------------------------------
+
+    def ask(self, step: int) -> tuple[list[tasks.Problem], list[list[int]], torch.Generator]:
+        """P problems, their prompts, and the step's random numbers."""
+        self.started = time.perf_counter()
+        indices = checkpoint.batch_indices(len(self.training), self.c.prompts_per_step, step, self.c.seed)
+        asked = distributed.share([self.training[i] for i in indices])
+        generator = checkpoint.random_state(self.c.seed, step, self.c.device, distributed.rank())
+        self.metrics = {"step": step}
+        return [problem for problem, _ in asked], [ids for _, ids in asked], generator
+
+    def sample(self, prompts: list[list[int]], generator, keep_reads: bool) -> Rollout:
+        """The rollout of a step, so many completions at a time as memory holds."""
+        c = self.c
+        rows = c.rollout_rows or rows_at_once(self.sampler, max(map(len, prompts)) + self.max_new_tokens)
+        size = max(1, rows // c.samples_per_prompt)
+        parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        keep_reads = keep_reads or self.prints()  # the log shows what the policy chose from what it read
+        shared = c.samples_per_prompt, self.max_new_tokens, self.stop, generator, keep_reads
+        return join([generate(self.sampler, self.policy, part, *shared) for part in parts])
+
+    def prints(self) -> bool:
+        """Is it a step whose completions are shown?"""
+        return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
+
+    def reward(self, problems: list[tasks.Problem], rollout: Rollout) -> torch.Tensor:
+        """R(x, y) in {0, 1}, (P, G)."""
+        repeated = [problem for problem in problems for _ in range(self.c.samples_per_prompt)]
+        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
+        rewards = torch.tensor(tasks.rewards(repeated, texts, rollout.finished.tolist()), device=self.c.device)
+        rewards = rewards.view(len(problems), self.c.samples_per_prompt)
+        self.sampled = time.perf_counter()
+        if self.prints():
+            self.logs.samples(
+                self.metrics["step"], self.sampler, self.policy, rollout, repeated, rewards, self.progress
+            )
+        self.metrics |= log.measure(rollout, rewards, repeated, self.vocabulary)
+        return rewards
+
+    def update(self, side: str, step, *arguments) -> None:
+        """One side's step, guarded against numbers that are not finite; its metrics under the side's name."""
+        told = self.guard.step(side, step, *arguments)
+        self.metrics |= {f"{side}/{name}": value for name, value in told.items()}
+
+    def end_step(self, step: int, rollout: Rollout) -> None:
+        """Evaluate, log, and save, where it is time to."""
+        c, now = self.c, time.perf_counter()
+        self.metrics |= {"seconds/rollout": self.sampled - self.started, "seconds/update": now - self.sampled}
+        self.metrics, is_best = distributed.mean(self.metrics), False
+        distributed.refresh(self.sampler, self.transformer)
+        if self.is_first:
+            if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
+                count = min(c.eval_problems, len(self.held_out))  # spread over all: the first may be the easiest
+                some = [self.held_out[i * len(self.held_out) // count] for i in range(count)]
+                self.metrics |= log.flat(self.evaluate(self.policy, some))
+            self.logs.metrics(self.metrics)
+            is_best = any(name.startswith("eval/") for name in self.metrics)
+            is_best = is_best and checkpoint.best_step(self.folder) == step + 1
+        tokens_per_second = distributed.size() * int(rollout.mask.sum()) / (time.perf_counter() - self.started)
+        self.progress.tell(self.metrics, tokens_per_second)
+        self.stopped = distributed.any_of(self.interrupted.now)
+        if distributed.any_of((step + 1) % c.save_every == 0 or step + 1 == c.steps or is_best or self.stopped):
+            state = self.transformer, self.policy, self.vocabulary, self.optimizers, vars(c), c.keep_checkpoints
+            checkpoint.save(self.folder, step + 1, *state)
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, policy, problems: list[tasks.Problem]) -> dict:
+        c = self.c
+        of = evaluation.evaluate(
+            self.sampler, self.vocabulary, policy, problems, c.eval_samples, self.max_new_tokens, c.template,
+            rows=c.rollout_rows,
+        )  # fmt: skip
+        return of.summary()
+
+    def evaluate_all(self) -> dict[str, dict]:
+        by_name = {self.c.policy: self.policy, "1.0": baselines.make("1.0"), "greedy": baselines.make("greedy")}
+        return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
+
+    def look(self, when: str, step: int) -> None:
+        """Keep a few held-out completions, before and after."""
+        length, template = self.max_new_tokens, self.c.template
+        self.logs.held_out(when, step, self.sampler, self.policy, self.held_out, length, template)
