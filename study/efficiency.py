@@ -24,6 +24,7 @@ from study.frozen import ScaledHead, Settings, train
 
 SAMPLED, MARGINAL = Settings(estimator="sampled"), Settings()
 PLAIN = dict(tau_min=0.05, tau_max=1.5)
+ALL = dict(tau_min=0.1, tau_initial=0.8, concentration=12.0, scale="standard")
 TRIALS: dict[str, tuple[Settings, dict]] = {
     "many completions": (replace(SAMPLED, prompts=32, samples=16), {}),
     "sampled": (SAMPLED, {}),
@@ -44,7 +45,17 @@ TRIALS: dict[str, tuple[Settings, dict]] = {
     "marginal, rms": (MARGINAL, dict(scale="rms")),
     "marginal, concentration 12": (MARGINAL, dict(concentration=12.0)),
     "marginal, width 16": (MARGINAL, dict(width=16)),
-    "marginal, 0.1..1.5 from 0.8": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8)),
+    "marginal, from 0.8": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8)),
+    "marginal, from 0.8, concentration 12": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8, concentration=12.0)),
+    "marginal, all": (replace(MARGINAL, prompts=4, samples=16, epochs=8), ALL),
+    "marginal, all, concentration 20": (
+        replace(MARGINAL, prompts=4, samples=16, epochs=8),
+        ALL | dict(concentration=20.0),
+    ),
+    "marginal, all, 4 epochs": (replace(MARGINAL, prompts=4, samples=16, epochs=4), ALL),
+    "marginal, all, 8 x 8": (replace(MARGINAL, epochs=8), ALL),
+    "marginal, all, rms": (replace(MARGINAL, prompts=4, samples=16, epochs=8), ALL | dict(scale="rms")),
+    "sampled, all": (replace(SAMPLED, prompts=4, samples=16, epochs=8), ALL),
 }
 
 
@@ -61,7 +72,9 @@ def run(name: str, seed: int, base: str, task: str, cut: int, every: int, proble
     length = tasks.completion_length(tuning[0])
 
     def reward_of(asked, rollout):
-        return tasks.rewards(asked, [vocabulary.decode(ids) for ids in rollout.completions()], rollout.finished.tolist())
+        return tasks.rewards(
+            asked, [vocabulary.decode(ids) for ids in rollout.completions()], rollout.finished.tolist()
+        )
 
     started, seen = time.process_time(), 0
     for seen, _, tau, signal in train(transformer, head, training, reward_of, stop, length, settings, seed):

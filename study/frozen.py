@@ -35,7 +35,7 @@ class ScaledHead(TemperatureHead):
 
     def __init__(self, d_model: int, *args, scale: str = "none", width: int = 0, **settings):
         super().__init__(d_model, *args, **settings)
-        self.settings |= dict(scale=scale, width=width)
+        self.settings = {**self.settings, "scale": scale, "width": width}
         self.scale = scale
         if width:
             outgoing = self.w2.bias.detach().clone()
@@ -84,7 +84,7 @@ def explained(transformer, head: TemperatureHead, rollout: sample.Rollout) -> Te
     z = (torch.arange(GRID) + 0.5) / GRID
     taus = torch.cat((head.tau_min + z * (head.tau_max - head.tau_min), torch.tensor([head.tau_initial])))
     rows, places = mask_of(rollout)
-    hidden, tokens = rollout.hidden[rollout.mask], rollout.tokens[rollout.mask]
+    hidden, tokens = rollout.reads[rollout.mask], rollout.tokens[rollout.mask]
     parts = []
     for some, drawn in zip(hidden.split(64), tokens.split(64)):
         logits = transformer.unembed(some).float()
@@ -117,8 +117,8 @@ def marginal_step(transformer, head, optimizer, rollout, advantage: Tensor, sett
     rows, places = mask_of(rollout)
     likelihood = explained(transformer, head, rollout)
     shape = likelihood.shape[:2]
-    hidden = torch.zeros(*shape, rollout.hidden.shape[-1])
-    hidden[rows, places] = rollout.hidden[rollout.mask].float()
+    hidden = torch.zeros(*shape, rollout.reads.shape[-1])
+    hidden[rows, places] = rollout.reads[rollout.mask].float()
     sampled = torch.zeros(shape, dtype=torch.bool)
     sampled[rows, places] = True
     clipping = rl.StepSettings(clip_low=settings.clip, clip_high=settings.clip)
@@ -149,13 +149,13 @@ def train(transformer, head, problems: list, reward_of, stop: set[int], length: 
         asked, order = [problems[i] for i in order[: settings.prompts]], order[settings.prompts :]
         prompts = [ids for _, ids in asked]
         rollout = sample.generate(
-            transformer, head, prompts, settings.samples, length, stop, generator, keep_hidden=True
+            transformer, head, prompts, settings.samples, length, stop, generator, keep_reads=True
         )  # fmt: skip
         rewards = torch.tensor(reward_of([p for p, _ in asked for _ in range(settings.samples)], rollout))
         rewards = rewards.view(settings.prompts, settings.samples)
         advantage = rl.advantages(rewards, settings.objective).flatten()
         if seen == 0 and isinstance(head, ScaledHead) and head.scale == "standard":
-            head.measure(rollout.hidden[rollout.mask])  # this rollout was drawn before: nothing is learned from it
+            head.measure(rollout.reads[rollout.mask])  # this rollout was drawn before: nothing is learned from it
         elif advantage.any() and settings.estimator == "marginal":
             marginal_step(transformer, head, optimizer, rollout, advantage, settings)
         elif advantage.any():

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import sample
-from token_policy import sample_token
+from engine.draw import draw_token
+from token_policy import cut
 
 
 class Tree:
@@ -32,30 +33,38 @@ class Tree:
         if self.begun:
             self.layers, self.positions = iter(range(c.n_layers)), torch.arange(self.begun)[None]
             self.attend = self.read_common
-            transformer(torch.tensor([prompts[0][: self.begun]]), packed=self)
+            transformer(torch.tensor([prompts[0][: self.begun]]), self)
         self.attend = self.read_paths
-        owners = [(row, place) for row, ids in enumerate(prompts) for place in range(len(ids) - self.begun)]
-        first = {row: number for number, (row, place) in reversed(list(enumerate(owners))) if place == 0}
-        parents = torch.tensor([-1 if place == 0 else number - 1 for number, (_, place) in enumerate(owners)])
-        tokens = torch.tensor([prompts[row][self.begun + place] for row, place in owners])
-        hidden = self.extend(tokens, parents)
-        last = torch.tensor([first[row] + len(ids) - self.begun - 1 for row, ids in enumerate(prompts)])
+        ends, parents = [], []
+        for ids in prompts:
+            size = len(ids) - self.begun
+            parents += [-1, *range(len(parents), len(parents) + size - 1)]
+            ends.append(len(parents) - 1)
+        hidden = self.extend(torch.tensor([t for ids in prompts for t in ids[self.begun :]]), torch.tensor(parents))
+        last = torch.tensor(ends)
         self.roots, self.root_hidden = last, hidden[last]  # (P,), (P, d)
 
     def extend(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """New nodes `tokens` (n,) behind `parents` (n,), which are older or earlier in `tokens`: their hidden states (n, d)."""
         self.nodes = self.count + torch.arange(len(tokens))
-        for node, parent in zip(self.nodes.tolist(), parents.tolist()):
-            before = 0 if parent < 0 else int(self.length[parent])
-            if before:
-                self.path[node, :before] = self.path[parent, :before]
-            self.path[node, before] = node
-            self.length[node] = before + 1
+        own = parents >= self.count - (self.count == 0)  # a chain: its node's parent is new too
+        for node, parent in zip(self.nodes[own].tolist(), parents[own].tolist()):
+            if parent >= 0:
+                self.path[node], self.length[node] = self.path[parent], self.length[parent]
+            self.path[node, self.length[node]] = node
+            self.length[node] += 1
+        old, parents = self.nodes[~own], parents[~own]
+        self.path[old], self.length[old] = self.path[parents], self.length[parents] + 1
+        self.path[old, self.length[parents]] = old
         self.count += len(tokens)
         self.positions = (self.begun + self.length[self.nodes] - 1)[None]
         self.reads = self.path[self.nodes, : int(self.length[self.nodes].max())]  # (n, D)
         self.layers = iter(range(self.config.n_layers))
-        return self.transformer(tokens[None], packed=self)[0]
+        return self.transformer(tokens[None], self)[0]
+
+    def reader(self, tokens: Tensor):
+        """What model.Transformer asks of a cache."""
+        return self.positions, self.attend
 
     def read_common(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.common.append((key[0].transpose(0, 1).contiguous(), value[0].transpose(0, 1).contiguous()))
@@ -87,40 +96,40 @@ class Tree:
 @torch.inference_mode()
 def generate(
     transformer, policies: list, prompts: list[list[int]], samples: int, max_new_tokens: int, eos_ids: set[int],
-    generators: list[torch.Generator], keep_hidden: bool = False,
+    generators: list[torch.Generator], keep_reads: bool = False,
 ) -> list[sample.Rollout]:  # fmt: skip
     """A Rollout of each policy, as sample.generate draws it; each policy has a generator of its own."""
     longest, eos = sample.check_lengths(transformer, prompts, max_new_tokens), torch.tensor(sorted(eos_ids))
-    suffix = sum(map(len, prompts)) + len(prompts) * samples * max_new_tokens * len(policies)
-    tree = Tree(transformer, prompts, longest + max_new_tokens, suffix)
+    capacity = sum(map(len, prompts)) + len(prompts) * samples * max_new_tokens * len(policies)
+    tree = Tree(transformer, prompts, longest + max_new_tokens, capacity)
     hidden, nodes = tree.root_hidden, tree.roots
     count = len(prompts) * samples
     place = [torch.arange(len(prompts)).repeat_interleave(samples) for _ in policies]  # of each row in `hidden`
     rows = [torch.arange(count) for _ in policies]
     taus = [torch.full((count,), float(policy.tau_initial)) for policy in policies]
-    finished = [torch.zeros(count, dtype=torch.bool) for _ in policies]
-    steps: list[list] = [[] for _ in policies]
+    drawn: list[list] = [[] for _ in policies]
     for step in range(max_new_tokens):
-        logits, drawn = transformer.unembed(hidden), []
+        logits, tokens = transformer.unembed(hidden), []
         for i, (policy, generator) in enumerate(zip(policies, generators)):
             if not len(rows[i]):
-                drawn.append(torch.empty(0, dtype=torch.long))
+                tokens.append(rows[i])
                 continue
-            own, h = logits[place[i]], hidden[place[i]]
-            action = policy.act(h, taus[i], logits=own, step=step, generator=generator)
-            token, log_prob, entropy = sample_token(own, action.temperature, generator)
-            going = torch.ones_like(token, dtype=torch.bool)
-            steps[i].append((rows[i], going, token, action, log_prob, entropy, h if keep_hidden else None))
+            own = logits[place[i]]
+            margin = cut(own, policy.min_p, policy.top_p)
+            reads = policy.reads(hidden[place[i]], own)
+            action = policy.act(reads, taus[i], logits=own, step=step, generator=generator)
+            token, log_prob, entropy = draw_token(own, action.temperature, generator)
             ends = (token[:, None] == eos).any(1)
-            finished[i][rows[i][ends]] = True
+            kept = reads if keep_reads else None
+            drawn[i].append((rows[i], torch.ones_like(ends), token, ends, action, log_prob, entropy, margin, kept))
+            if policy.see is not None:
+                policy.see(step, token, action.temperature)
             rows[i], taus[i], place[i] = rows[i][~ends], action.temperature[~ends], place[i][~ends]
-            drawn.append(token[~ends])
-        wanted = torch.cat([torch.stack((nodes[p], token), 1) for p, token in zip(place, drawn)])
+            tokens.append(token[~ends])
+        wanted = torch.cat([torch.stack((nodes[p], token), 1) for p, token in zip(place, tokens)])
         if not len(wanted) or step + 1 == max_new_tokens:
             break
         new, number = torch.unique(wanted, dim=0, return_inverse=True)  # (n, 2) parent and token
         hidden = tree.extend(new[:, 1], new[:, 0])
-        nodes, place = tree.nodes, list(number.split([len(token) for token in drawn]))
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
-    return [sample.assemble(padded, lengths, samples, s, f) for s, f in zip(steps, finished)]
+        nodes, place = tree.nodes, list(number.split([len(token) for token in tokens]))
+    return [sample.assemble(prompts, samples, longest, of_policy) for of_policy in drawn]
