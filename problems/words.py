@@ -87,8 +87,8 @@ class Words(Task):
         return prompt(problem, steps_of(problem))
 
     def longest(self, problem):
-        """Characters, for tokenizers that take digits one by one; half as many again for other spellings of the line."""
-        return round(1.5 * (steps_of(problem.problem) * len("999*5=999, ") + len(" #### 999.\n")))
+        """As many as characters, of which a token has at least one."""
+        return steps_of(problem.problem) * len("999*5=999, ") + len(" #### 999.\n")
 
     def classes(self, text):
         return classes(text)

@@ -35,7 +35,8 @@ class ScaledHead(TemperatureHead):
 
     def __init__(self, d_model: int, *args, scale: str = "none", width: int = 0, **settings):
         super().__init__(d_model, *args, **settings)
-        self.settings = {**self.settings, "scale": scale, "width": width}
+        of_scale: dict = dict(scale=scale, width=width)
+        self.settings = self.settings | of_scale
         self.scale = scale
         if width:
             outgoing = self.w2.bias.detach().clone()
@@ -84,14 +85,17 @@ def explained(transformer, head: TemperatureHead, rollout: sample.Rollout) -> Te
     z = (torch.arange(GRID) + 0.5) / GRID
     taus = torch.cat((head.tau_min + z * (head.tau_max - head.tau_min), torch.tensor([head.tau_initial])))
     rows, places = mask_of(rollout)
-    hidden, tokens = rollout.reads[rollout.mask], rollout.tokens[rollout.mask]
+    hidden, tokens = rollout.reads[rollout.mask].float(), rollout.tokens[rollout.mask]
+    # Samples of a problem that begin alike have the same states: each is worked out once.
+    _, number = torch.unique(torch.cat((hidden[:, :4], tokens[:, None]), dim=1), dim=0, return_inverse=True)
+    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(0, number, torch.arange(len(number)), "amin")
     parts = []
-    for some, drawn in zip(hidden.split(64), tokens.split(64)):
+    for some, drawn in zip(hidden[first].split(64), tokens[first].split(64)):
         logits = transformer.unembed(some).float()
         at = [token_policy(logits, tau.expand(len(logits))).gather(-1, drawn[:, None]) for tau in taus]
         parts.append(torch.cat(at, dim=-1).exp())
     result = torch.ones(len(rollout.mask), int(places.max()) + 1, GRID + 1)
-    result[rows, places] = torch.cat(parts)
+    result[rows, places] = torch.cat(parts)[number]
     return result
 
 
@@ -133,10 +137,17 @@ def marginal_step(transformer, head, optimizer, rollout, advantage: Tensor, sett
         optimizer.step()
 
 
-def train(transformer, head, problems: list, reward_of, stop: set[int], length: int, settings: Settings, seed: int):
+def plainly(transformer, head, *how) -> sample.Rollout:
+    return sample.generate(transformer, head, *how, keep_reads=True)
+
+
+def train(
+    transformer, head, problems: list, reward_of, stop: set[int], length: int, settings: Settings, seed: int, draw=plainly
+):
     """Yields after every step: (completions seen, mean reward, mean temperature, share of groups with a signal).
 
-    `problems` are (problem, prompt ids) and are asked in turn; reward_of(problems, rollout) -> list of rewards.
+    `problems` are (problem, prompt ids) and are asked in turn; reward_of(problems, rollout) -> list of rewards;
+    draw(transformer, head, prompts, samples, length, stop, generator) -> Rollout.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=0.0)
@@ -148,9 +159,7 @@ def train(transformer, head, problems: list, reward_of, stop: set[int], length: 
             order += torch.randperm(len(problems), generator=generator).tolist()
         asked, order = [problems[i] for i in order[: settings.prompts]], order[settings.prompts :]
         prompts = [ids for _, ids in asked]
-        rollout = sample.generate(
-            transformer, head, prompts, settings.samples, length, stop, generator, keep_reads=True
-        )  # fmt: skip
+        rollout = draw(transformer, head, prompts, settings.samples, length, stop, generator)
         rewards = torch.tensor(reward_of([p for p, _ in asked for _ in range(settings.samples)], rollout))
         rewards = rewards.view(settings.prompts, settings.samples)
         advantage = rl.advantages(rewards, settings.objective).flatten()

@@ -41,7 +41,7 @@ RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuni
     "mixture": [f"mixture:low={low},high={high}" for low, high in ((0.2, 0.8), (0.2, 1.0), (0.4, 0.8), (0.4, 1.0))],
 }  # fmt: skip
 RANGE = dict(tau_min=0.1, tau_max=1.5, tau_initial=0.8)
-HEAD = RANGE | dict(concentration=12.0, scale="standard")
+HEAD = RANGE | dict(concentration=20.0, scale="standard")
 LEARNING = dict(prompts=4, samples=16, epochs=8)
 HEADS = {"head, mean": Settings(objective="grpo", **LEARNING), "head, pass@8": Settings(objective="pass@8", **LEARNING)}
 STARTS = {  # what the untrained head may be
@@ -79,6 +79,7 @@ class Subject:
 
     def __post_init__(self):
         self.transformer, self.vocabulary = model.load(self.folder), tokenizer.load(self.folder)
+        tree.halve(self.transformer)
         first = tasks.load(self.task, "tuning", 1)[0]
         self.stops, self.length = tasks.stops_of(first), tasks.completion_length(first)
         self.stop = tasks.stop_ids(self.vocabulary, self.stops)
@@ -164,7 +165,7 @@ class Subject:
         problems = tasks.load(self.task, "train", 4000)
         asked = list(zip(problems, self.prompts(problems)))
         started, curve = time.process_time(), []
-        how = self.transformer, head, asked, self.rewards, self.stop, self.length, HEADS[name], seed
+        how = self.transformer, head, asked, self.rewards, self.stop, self.length, HEADS[name], seed, of_tree
         for step, (seen, reward, tau, signal) in zip(range(1, steps + 1), train(*how)):
             line = dict(head=name, seed=seed, completions=seen, reward=reward, tau=tau, signal=signal)
             curve.append(line | dict(cpu_seconds=round(time.process_time() - started, 1)))
@@ -195,6 +196,10 @@ class Subject:
         return fixed
 
 
+def of_tree(transformer, head, prompts, samples, length, stop, generator) -> sample.Rollout:
+    return tree.generate(transformer, [head], prompts, samples, length, stop, [generator], keep_reads=True)[0]
+
+
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -217,6 +222,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=0, help="problems [20 for start, 40 for tune, 200 for test]")
     parser.add_argument("--steps", type=int, default=24, help="training steps of 64 completions [%(default)s]")
     parser.add_argument("--seeds", type=int, default=3, help="seeds [%(default)s]")
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="train only these [all]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = f"real-{Path(arguments.model).name.lower()}-{arguments.task.replace(':', '')}"
@@ -240,7 +246,7 @@ def main() -> None:
         subject.sample("tune.jsonl", "tuning", arguments.problems or 40, fixed | rules, 1)
     elif arguments.what == "train":
         for seed in range(arguments.seeds):
-            for head in HEADS:
+            for head in arguments.heads:
                 subject.train(head, seed, arguments.steps)
     else:
         chosen = best_of(read(out / "tune.jsonl"), RULES)
