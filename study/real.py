@@ -1,5 +1,6 @@
 """The study on real open weights, tokens frozen: question, sizes, endpoints and what was found stand in REAL.md.
 
+    python -m study.real problems --task words:1              hashes of the problem sets
     python -m study.real start --model DIR --task words:1     the untrained head beside its mean temperature
     python -m study.real tune  --model DIR --task words:1     rules on the tuning problems
     python -m study.real train --model DIR --task words:1     heads on the training problems
@@ -11,6 +12,7 @@ with one seed on one chunk of problems, with the successes of each problem; of `
 """
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -214,9 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The study on real open weights, tokens frozen.")
     parser.error = lambda message: parser.exit(2, f"real.py: {message}; --help lists the flags\n")
     parser.add_argument(
-        "what", choices=["start", "tune", "train", "test", "table"], help="see the top of study/real.py"
+        "what", choices=["problems", "start", "tune", "train", "test", "table"], help="see the top of study/real.py"
     )
-    parser.add_argument("--model", required=True, help="folder of the model, or its hub id")
+    parser.add_argument("--model", default="", help="folder of the model, or its hub id")
     parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
     parser.add_argument("--out", default="", help="folder of the results [runs/real-MODEL-TASK]")
     parser.add_argument("--problems", type=int, default=0, help="problems [20 for start, 40 for tune, 200 for test]")
@@ -227,9 +229,16 @@ def main() -> None:
     torch.set_num_threads(1)
     name = f"real-{Path(arguments.model).name.lower()}-{arguments.task.replace(':', '')}"
     out = Path(arguments.out or f"runs/{name}")
+    if arguments.what == "problems":
+        for split, count in (("tuning", arguments.problems or 40), ("test", arguments.problems or 200)):
+            texts = "\n".join(problem.problem for problem in tasks.load(arguments.task, split, count))
+            print(f"{arguments.task}, the first {count} {split} problems: {hashlib.sha256(texts.encode()).hexdigest()[:16]}")
+        return
     if arguments.what == "table":
         print(table(read(out / "start.jsonl"), read(out / "tune.jsonl"), read(out / "test.jsonl")))
         return
+    if not arguments.model:
+        parser.error("--model names the model")
     try:
         subject = Subject(arguments.model, arguments.task, out)
     except (ValueError, OSError) as error:
