@@ -1,6 +1,6 @@
 """What makes the head learn from few completions?  Frozen tokens, steps as small as a real model allows, one change at a time.
 
-    python -m study.efficiency --out study/kept/efficiency.jsonl --cut 2560
+    python -m study.efficiency --out study/kept/efficiency.jsonl
 
 Each trial trains a head on the embedded modular model and is evaluated on tuning problems along the way.  A line of the file
 is one point of a curve: settings, seed, completions seen, Avg@8, Pass@8.  A trial whose last point is there is done.
@@ -24,45 +24,40 @@ from study.frozen import ScaledHead, Settings, train
 
 SAMPLED, MARGINAL = Settings(estimator="sampled"), Settings()
 PLAIN = dict(tau_min=0.05, tau_max=1.5)
-ALL = dict(tau_min=0.1, tau_initial=0.8, concentration=12.0, scale="standard")
+ALL = dict(tau_min=0.1, tau_initial=0.8, concentration=20.0, scale="standard")
+LARGER = dict(prompts=4, samples=16)
 TRIALS: dict[str, tuple[Settings, dict]] = {
-    "many completions": (replace(SAMPLED, prompts=32, samples=16), {}),
+    "ten times as many": (replace(SAMPLED, prompts=32, samples=16), {}),
     "sampled": (SAMPLED, {}),
     "sampled, 8 epochs": (replace(SAMPLED, epochs=8), {}),
-    "sampled, 4 x 16": (replace(SAMPLED, prompts=4, samples=16), {}),
+    "sampled, 4 x 16": (replace(SAMPLED, **LARGER), {}),
     "sampled, rate 1e-2": (replace(SAMPLED, learning_rate=1e-2), {}),
-    "sampled, rate 1e-3": (replace(SAMPLED, learning_rate=1e-3), {}),
     "sampled, standardised": (SAMPLED, dict(scale="standard")),
     "sampled, rms": (SAMPLED, dict(scale="rms")),
     "sampled, width 16": (SAMPLED, dict(width=16)),
-    "sampled, concentration 12": (SAMPLED, dict(concentration=12.0)),
+    "sampled, a + b = 12": (SAMPLED, dict(concentration=12.0)),
+    "sampled, all": (replace(SAMPLED, epochs=8, **LARGER), ALL),
     "marginal": (MARGINAL, {}),
     "marginal, 8 epochs": (replace(MARGINAL, epochs=8), {}),
-    "marginal, 4 x 16": (replace(MARGINAL, prompts=4, samples=16), {}),
+    "marginal, 4 x 16": (replace(MARGINAL, **LARGER), {}),
     "marginal, rate 1e-2": (replace(MARGINAL, learning_rate=1e-2), {}),
     "marginal, standardised": (MARGINAL, dict(scale="standard")),
-    "marginal, standardised, 8 epochs": (replace(MARGINAL, epochs=8), dict(scale="standard")),
     "marginal, rms": (MARGINAL, dict(scale="rms")),
-    "marginal, concentration 12": (MARGINAL, dict(concentration=12.0)),
     "marginal, width 16": (MARGINAL, dict(width=16)),
+    "marginal, a + b = 12": (MARGINAL, dict(concentration=12.0)),
     "marginal, from 0.8": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8)),
-    "marginal, from 0.8, concentration 12": (MARGINAL, dict(tau_min=0.1, tau_initial=0.8, concentration=12.0)),
-    "marginal, all": (replace(MARGINAL, prompts=4, samples=16, epochs=8), ALL),
-    "marginal, all, concentration 20": (
-        replace(MARGINAL, prompts=4, samples=16, epochs=8),
-        ALL | dict(concentration=20.0),
-    ),
-    "marginal, all, 4 epochs": (replace(MARGINAL, prompts=4, samples=16, epochs=4), ALL),
-    "marginal, all, 8 x 8": (replace(MARGINAL, epochs=8), ALL),
-    "marginal, all, rms": (replace(MARGINAL, prompts=4, samples=16, epochs=8), ALL | dict(scale="rms")),
-    "sampled, all": (replace(SAMPLED, prompts=4, samples=16, epochs=8), ALL),
+    "marginal, all": (replace(MARGINAL, epochs=8, **LARGER), ALL),
+    "sampled, mean": (replace(SAMPLED, objective="grpo"), {}),
+    "marginal, mean": (replace(MARGINAL, objective="grpo"), {}),
+    "marginal, mean, rloo": (replace(MARGINAL, objective="rloo"), {}),
+    "marginal, mean, dr_grpo": (replace(MARGINAL, objective="dr_grpo"), {}),
 }
 
 
 def run(name: str, seed: int, base: str, task: str, cut: int, every: int, problems: int):
     """The curve of one trial, a dict a point."""
     settings, of_head = TRIALS[name]
-    cut, every = (10 * cut, 10 * every) if name == "many completions" else (cut, every)
+    cut, every = (10 * cut, 10 * every) if name == "ten times as many" else (cut, every)
     transformer, vocabulary = model.load(base), tokenizer.load(base)
     torch.manual_seed(seed)
     head = ScaledHead(transformer.config.d_model, **(PLAIN | of_head))
