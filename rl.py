@@ -7,8 +7,8 @@ Both policies share the reward R(x, y) in {0, 1}.  Each is updated on the same r
     token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
     temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
 
-The rollout recorded pi_old, so before the first optimizer step every ratio is 1.  (Up to rounding: 1e-4 in float32, some percent
-where products are in bfloat16, 1e-5 for the head, whose h_t is stored.)
+The rollout recorded pi_old, so before the first optimizer step every ratio is 1, up to rounding: 1e-4 in float32, some percent
+where products are in bfloat16.
 
 Different from the paper: `pass@k` objectives are our extension, after "Pass@k Training", arXiv 2508.10751.
 This file needs temperature_head.py and token_policy.py only.  engine/gradient.py computes the same gradient faster.
@@ -39,24 +39,12 @@ LOGITS = {
 # ---- advantages ---------------------------------------------------------------------------------------------------
 
 
-def grpo(centred: Tensor, rewards: Tensor) -> Tensor:
-    """(R - mean) / (std + 1e-6), with the population's std: DeepSeekMath, arXiv 2402.03300."""
-    return centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
-
-
-def dr_grpo(centred: Tensor, rewards: Tensor) -> Tensor:
-    """R - mean: Dr. GRPO, arXiv 2503.20783."""
-    return centred
-
-
-def rloo(centred: Tensor, rewards: Tensor) -> Tensor:
-    """R - mean of the others: arXiv 2402.14740."""
-    return centred * rewards.shape[1] / (rewards.shape[1] - 1)
-
-
-# For another advantage write such a function, (P, G), (P, G) -> (P, G), and name it here: flags, checks and help read this.
-ADVANTAGES = {function.__name__: function for function in (grpo, dr_grpo, rloo)}
-KINDS = f"{', '.join(ADVANTAGES)}, or pass@8 (any number for 8)"
+# For another advantage write a line here, of (R - mean, R) (P, G) each.  Flags, checks and help read these names.
+ADVANTAGES = {
+    "grpo": lambda centred, rewards: centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6),  # arXiv 2402.03300
+    "dr_grpo": lambda centred, rewards: centred,  # arXiv 2503.20783
+    "rloo": lambda centred, rewards: centred * rewards.shape[1] / (rewards.shape[1] - 1),  # arXiv 2402.14740
+}
 
 
 def advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
@@ -84,7 +72,7 @@ def parse_pass_at_k(kind: str, size: int) -> int:
     """The K of `pass@K`, checked against the group's size."""
     name, _, k = kind.partition("@")
     if name != "pass" or not k.isdigit():
-        raise ValueError(f"{kind!r} is not an advantage: choose {KINDS}")
+        raise ValueError(f"{kind!r} is none of: {', '.join(ADVANTAGES)}, pass@8 (any number for 8)")
     if not 1 <= int(k) <= size:
         raise ValueError(f"{kind} needs 1 <= k <= samples per prompt, which is {size}")
     return int(k)
@@ -148,9 +136,7 @@ def chunk_of_log_probs(transformer, hidden, temperature, tokens, margin, entropy
     return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
 
 
-def log_probs_of_drawn(
-    transformer, rollout: "Rollout", engine, chunk: int = 0, entropy: bool = False
-) -> tuple[Tensor, Tensor]:
+def log_probs_of_drawn(transformer, rollout: "Rollout", engine, chunk=0, entropy=False) -> tuple[Tensor, Tensor]:
     """log pi_theta(y_t | h_t, tau_t) of the N sampled tokens, and H of pi_theta there (0 unless asked for), (N,) both.
 
     Logits exist for `chunk` tokens at a time; the backward pass computes them again.
@@ -164,8 +150,8 @@ def log_probs_of_drawn(
         pieces = [checkpoint(chunk_of_log_probs, transformer, *part, entropy, use_reentrant=False) for part in parts]
     else:
         pieces = [chunk_of_log_probs(transformer, *part, entropy) for part in parts]
-    log_probs, entropies = (torch.cat(piece) for piece in zip(*pieces))
-    return log_probs, entropies
+    log_probs, entropies = zip(*pieces)
+    return torch.cat(log_probs), torch.cat(entropies)
 
 
 def token_log_probs(transformer, rollout: "Rollout", chunk: int = 0, engine=None) -> Tensor:
@@ -251,9 +237,7 @@ def temperature_step(
     return ascend(loss_of, head, optimizer, rollout, advantage, settings, engine or PlainGradient())
 
 
-def ascend(
-    loss_of, module, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, engine
-) -> dict[str, float]:
+def ascend(loss_of, module, optimizer, rollout: "Rollout", advantage: Tensor, settings, engine) -> dict[str, float]:
     """`epochs` optimizer steps on the whole rollout.  The size of micro-batches changes memory, and no gradient.
 
     loss_of(part, advantage of its N tokens) -> loss and log-ratio of each, (N,) both.  The metrics are those of the last forward

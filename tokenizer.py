@@ -38,6 +38,7 @@ import tiktoken
 from files import weights
 from files.tokenizer_file import (
     BYTE_OF,
+    added_in_settings,
     begin_of_text,
     check_added,
     check_parts,
@@ -87,7 +88,8 @@ class Tokenizer:
             self._pattern = split_pattern(spec.get("pre_tokenizer"))
             model, vocab = spec["model"], spec["model"]["vocab"]
             ranks = tiktoken_ranks(vocab, model["merges"], model.get("ignore_merges", False))
-            added = check_added(spec.get("added_tokens") or [], vocab)
+            added = spec.get("added_tokens") or []
+            added = check_added(added + added_in_settings(folder, added), vocab)
             bos = begin_of_text(spec.get("post_processor"))
         except ValueError as problem:
             known = "byte-level BPE as in GPT-2, Llama-3, Qwen2, Qwen2.5, Qwen3 and SmolLM2"

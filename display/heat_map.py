@@ -76,7 +76,7 @@ def layout(samples: list[dict], most: int) -> tuple[str, str, list[tuple[str, st
     return "The same problems before and after training", outcomes(both).capitalize() + chosen, blocks
 
 
-def draw(run: Path, samples: list[dict], most: int = 6, width: int = 72) -> Path:
+def draw(run: Path, samples: list[dict], most: int = 4, width: int = 72) -> Path:
     """heat_map.png, in the run's folder."""
     import matplotlib
 
@@ -90,7 +90,7 @@ def draw(run: Path, samples: list[dict], most: int = 6, width: int = 72) -> Path
     start = name_width + when_width + 6
     bodies = [wrapped(row, width) for *_, row in blocks]
     columns = start + max((len(line) for body in bodies for line in body), default=0)
-    columns = max(columns, len(chosen) + 2, 48)
+    columns = max(columns, len(chosen) + 2, 70)  # and the scale
     height = 3.2 + sum(map(len, bodies)) + 0.5 * sum(bool(name) for name, *_ in blocks) + 1.6
     canvas = plt.figure(figsize=(cell * (columns + 2), row_height * height), dpi=150)
     axis = canvas.add_axes((0, 0, 1, 1), xlim=(-1, columns + 1), ylim=(height, 0))

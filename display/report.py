@@ -31,7 +31,7 @@ def happened(metrics: list[dict], before: dict, after: dict) -> str:
     """One sentence about the whole run.
 
     >>> happened([{"step": 0, "reward": 0.1, "tau/mean": 1.0}, {"step": 1, "reward": 0.3, "tau/mean": 0.5}], {}, {})
-    'In 2 steps the training reward went from 0.100 to 0.300, the mean temperature from 1.00 to 0.50.'
+    'In 2 steps the training reward went from 0.100 to 0.300, and the mean temperature from 1.00 to 0.50.'
     """
     first, last = (next(iter(summaries.values()), {}) for summaries in (before, after))
     n = curves.few(metrics)
@@ -52,6 +52,7 @@ def happened(metrics: list[dict], before: dict, after: dict) -> str:
         told.append(f"the mean temperature from {first['temperature']:.2f} to {last['temperature']:.2f}")
     else:
         told += moved("tau/mean", "the mean temperature", 2)
+    told[-1:] = [f"and {words}" for words in told[-1:]] if len(told) > 1 else told
     return f"In {metrics[-1]['step'] + 1} steps {', '.join(told)}." if told else ""
 
 

@@ -149,6 +149,17 @@ def check_added(added: list[dict], vocab: dict[str, int]) -> list[dict]:
     return added
 
 
+def added_in_settings(folder: Path, known: list[dict]) -> list[dict]:
+    """Added tokens that only tokenizer_config.json names, by id; transformers adds them behind those of tokenizer.json."""
+    file = folder / "tokenizer_config.json"
+    more = read_json(file).get("added_tokens_decoder") or {}
+    contents = {token["content"] for token in known}
+    if not all(place.isdecimal() for place in more):
+        raise ValueError(f"added_tokens_decoder of {file.name} with other names than ids")
+    tokens = [{**token, "id": int(place)} for place, token in more.items() if token["content"] not in contents]
+    return sorted(tokens, key=lambda token: token["id"])
+
+
 def begin_of_text(post_processor: dict | None) -> str | None:
     """The token that the file's post-processor would put in front of a text, such as Llama-3's <|begin_of_text|>."""
     bos = None

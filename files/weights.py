@@ -7,6 +7,7 @@ This file imports nothing local.  Use `model.load` and `model.save`; they call w
 """
 
 import json
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -51,20 +52,24 @@ FIELDS = {  # our Config fields -> theirs
 
 COUNTS = dict.fromkeys(("vocab_size", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "max_length"), 10**9)
 COUNTS["n_layers"] = 10_000  # each is built, and that takes time
+SWITCHES = ("out_bias", "mlp_bias", "tied")
+# What transformers takes where a Mistral names nothing.  With `sliding_window: null` a Mistral is a Llama.
+MISTRAL = {"sliding_window": 4096, "num_key_value_heads": 8}
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def read_config(raw: dict, where: str) -> dict:
-    """Hugging Face's config.json as the arguments of model.Config.  What would change the function and is not known is refused."""
+    """The arguments of model.Config from Hugging Face's config.json.  ValueError: a setting that would change the function."""
     family = raw.get("model_type")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # transformers 5, and before
-    if not isinstance(rope, dict):
-        raise ValueError(f"{where}: rope_parameters {rope!r} is not an object")
+    raw = MISTRAL | raw if family == "mistral" else raw
+    rope = rope_settings(raw, where)
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     activation = raw.get("activation_function", "gelu_new") if family == "gpt2" else raw.get("hidden_act", "silu")
+    window = raw.get("sliding_window") if family == "mistral" else raw.get("use_sliding_window")
     refused = {
-        f"model_type {family!r}": family not in ("gpt2", "llama", "qwen2", "qwen3"),
+        f"model_type {family!r}": family not in ("gpt2", "llama", "mistral", "qwen2", "qwen3"),
         "a quantized checkpoint": raw.get("quantization_config"),
-        "sliding-window attention": raw.get("use_sliding_window") or "sliding_attention" in str(raw.get("layer_types")),
+        "sliding-window attention": window or "sliding_attention" in str(raw.get("layer_types")),
         f"rope_type {rope_type!r}": rope_type not in ("default", "llama3"),
         "partial rotary": rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1,
         f"activation {activation!r}": activation not in ACTIVATIONS[family == "gpt2"],
@@ -74,11 +79,18 @@ def read_config(raw: dict, where: str) -> dict:
         raise ValueError(f"{where}: {what} is not supported; this decoder is GPT-2, Llama, Qwen2/2.5 or Qwen3")
     kind = "gpt2" if family == "gpt2" else "llama"
     values = {ours: raw[theirs] for ours, theirs in FIELDS[kind].items() if raw.get(theirs) is not None}
+    values |= {"rope_theta": rope["rope_theta"]} if kind == "llama" and rope.get("rope_theta") is not None else {}
     if missing := {"vocab_size", "d_model", "n_layers", "n_heads", "max_length"} - set(values):
         raise ValueError(f"{where}: the field {FIELDS[kind][min(missing)]!r} is missing")
     for ours, value in values.items():
-        if ours in COUNTS and not (type(value) is int and 0 < value <= COUNTS[ours]):
-            raise ValueError(f"{where}: {FIELDS[kind][ours]} is {value!r}, and is a number from 1 to {COUNTS[ours]:,}")
+        name, number = FIELDS[kind][ours], None if ours in SWITCHES else as_number(value)
+        if ours in COUNTS and not (isinstance(number, int) and 0 < number <= COUNTS[ours]):
+            raise ValueError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {COUNTS[ours]:,}")
+        if ours in SWITCHES and type(value) is not bool:
+            raise ValueError(f"{where}: {name} is {value!r}; it must be true or false")
+        if ours in ("norm_eps", "rope_theta") and not (number is not None and 0 < number < math.inf):
+            raise ValueError(f"{where}: {name} is {value!r}; it must be a number above 0")
+        values[ours] = value if number is None else number
     heads = dict(d_head=values["d_model"] // values["n_heads"], n_kv_heads=values["n_heads"])
     values = heads | dict(d_mlp=4 * values["d_model"]) | values
     if values["n_heads"] % values["n_kv_heads"] or (kind == "llama" and values["d_head"] % 2) or not values["d_head"]:
@@ -87,9 +99,41 @@ def read_config(raw: dict, where: str) -> dict:
     if family == "gpt2":
         switches = dict(norm="layer", position="learned", mlp="gelu", qkv_bias=True, out_bias=True, mlp_bias=True)
         return dict(norm_eps=1e-5, tied=True) | values | switches
-    values["rope_theta"] = rope.get("rope_theta") or values.get("rope_theta", 10_000.0)
-    values["rope_scaling"] = tuple(rope[name] for name in LLAMA3_SCALING) if rope_type == "llama3" else None
+    values["rope_scaling"] = llama3_scaling(rope, values["max_length"], where) if rope_type == "llama3" else None
     return values | dict(qkv_bias=family == "qwen2" or values.get("out_bias", False), qk_norm=family == "qwen3")
+
+
+def as_number(value) -> int | float | None:
+    """A number, also where it stands as text ("1e6", as some converters write); None for anything else."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if type(number) not in (int, float):
+        return None
+    return int(number) if isinstance(value, str) and number.is_integer() else number
+
+
+def rope_settings(raw: dict, where: str) -> dict:
+    """The rotary settings.  transformers takes `rope_scaling` (its older name) before `rope_parameters`.
+
+    Newer files may have one set for each kind of layer; of these only full attention is supported here.
+    """
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if isinstance(rope, dict) and isinstance(rope.get("full_attention"), dict):
+        rope = rope["full_attention"]
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise ValueError(f"{where}: rope_scaling or rope_parameters is {rope!r}, which is not supported")
+    return rope
+
+
+def llama3_scaling(rope: dict, max_length: int, where: str) -> tuple:
+    settings = {"original_max_position_embeddings": max_length} | rope
+    values = tuple(as_number(settings.get(name)) for name in LLAMA3_SCALING)
+    if None in values or not (values[0] >= 1 and 0 < values[1] < values[2] < math.inf and 0 < values[3] < math.inf):
+        told = ", ".join(f"{name} {settings.get(name)!r}" for name in LLAMA3_SCALING)
+        raise ValueError(f"{where}: the llama3 scaling of the rotary positions is incomplete or impossible ({told})")
+    return values
 
 
 def write_config(config) -> dict:
@@ -117,9 +161,11 @@ def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> P
 
     `id@revision` is that branch, tag or commit of the model; an id alone, what its main branch holds today.
     """
-    for folder in (Path(name_or_path), Path(__file__).parent / name_or_path):  # those that come along, from anywhere
+    for folder in (Path(name_or_path), Path(__file__).parent.parent / name_or_path):  # models/ is found from anywhere
         if folder.is_dir():
             return folder
+    if Path(name_or_path).is_file():
+        raise FileNotFoundError(f"{name_or_path} is a file: a model is a folder with config.json and safetensors files")
     hub_id, at, revision = str(name_or_path).partition("@")
     if hub_id.count("/") > 1 or hub_id.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name_or_path}: no such folder")
@@ -144,17 +190,28 @@ def trained_with(folder: Path) -> dict:
 def read_json(file: Path) -> dict:
     """A model folder's JSON file; FileNotFoundError or ValueError with its name."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent}: no {file.name}, so this is not a model folder in Hugging Face format")
+        raise FileNotFoundError(f"{file.parent}: no {file.name}{other_kind(file.parent)}")
     try:
         return {} | json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: a list, or a number
         raise ValueError(f"{file}: not a JSON object ({error})") from None
 
 
+def other_kind(folder: Path) -> str:
+    """What a folder without a config.json is instead, and what to do about it."""
+    if (folder / "adapter_config.json").is_file():
+        return "; this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
+    if any(folder.glob("*.gguf")):
+        return "; these are GGUF files: load them with transformers (gguf_file=...) and save_pretrained"
+    if (snapshots := sorted((folder / "snapshots").glob("*/config.json"))) and folder.name.startswith("models--"):
+        return f"; this is an entry of the hub's cache: name {snapshots[-1].parent}"
+    return ", so this is not a model folder in Hugging Face format"
+
+
 def open_tensors(folder: Path, device) -> dict:
     """{tensor name: a function that reads it} over one or many safetensors files; pickled weights are never read."""
     index, names = folder / INDEX, {"model.safetensors"}
-    if index.is_file():
+    if not (folder / "model.safetensors").is_file() and index.is_file():  # an index beside one whole file is ignored
         weight_map = read_json(index).get("weight_map")
         plain = isinstance(weight_map, dict) and all(type(f) is str and f == Path(f).name for f in weight_map.values())
         if not plain or not weight_map:
@@ -193,9 +250,19 @@ def read_state(
         if tensor.shape != shape:
             what = f"has shape {tuple(tensor.shape)}" if theirs in found else "is missing"
             raise ValueError(f"{folder}: tensor {theirs} {what}; config.json asks for {tuple(shape)}")
+        if tensor.dtype not in STORED:
+            raise ValueError(
+                f"{folder}: tensor {theirs} is stored as {tensor.dtype}: a quantized checkpoint is not supported"
+            )
         if not tensor.isfinite().all():
             raise ValueError(f"{folder}: tensor {theirs} holds numbers that are not finite, so the model is broken")
         state[ours] = tensor.to(dtype).contiguous()
+    if tied and "lm_head.weight" in found:
+        embedding = found[their_name("embed.weight", family)]()
+        if not torch.equal(found["lm_head.weight"](), embedding):
+            raise ValueError(
+                f"{folder}: config.json ties lm_head.weight to the embedding, and the file has another one"
+            )
     if unused:
         raise ValueError(f"{folder}: tensor {min(unused)} has no place in a {family} model")
     return state

@@ -2,19 +2,37 @@
 
 A cold temperature has the higher Avg, a warmer one the higher Pass.  A learned temperature that only moved along this curve
 would be worth nothing: somebody would have to choose a point of it anyway.  compare.py has the figures and their intervals.
+Heads are blue, everything else is grey.  Bars are 95% intervals; those of two seeds do not stretch the axes.
 """
 
-import itertools
+import textwrap
 from pathlib import Path
 
-from display.intervals import of_seeds as interval
-from study.compare import HIDDEN, best, difference, per_problem, rivals
+import numpy as np
+
+from display import labels
+from display.curves import COLOURS
+from study.compare import HIDDEN, best, difference, interval, per_problem, rivals
+from study.trials import LONG
+
+
+def told(regime: str) -> str:
+    """A regime in words.
+
+    >>> told("3e-6-long"), told("frozen")
+    ('tokens trained at 3e-6, 3× the steps', 'tokens frozen')
+    """
+    rate = regime.removesuffix("-long")
+    words = {"frozen": "tokens frozen", "finished": "tokens frozen after training"}.get(
+        rate, f"tokens trained at {rate}"
+    )
+    return words + (f", {LONG}× the steps" if rate != regime else "")
 
 
 def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
     """Avg@8 against Pass@8: the fixed temperatures as a curve, each other method as a point with intervals.
 
-    Of the regimes that have fixed temperatures, where any has."""
+    Only regimes with fixed temperatures are drawn, if there are any."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -24,58 +42,67 @@ def picture(found: dict[str, dict[str, list[dict]]], out: Path) -> None:
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(7.6 * columns, 5 * rows), constrained_layout=True, squeeze=False
+        rows, columns, figsize=(7.2 * columns, 5.6 * rows), constrained_layout=True, squeeze=False
     )
     for axis in axes.flat[len(found) :]:
         axis.remove()
-    for axis, (regime, methods) in zip(axes.flat, found.items()):
-        points = {
-            name: [[100 * x for x in interval(per_problem(results, "own", metric))] for metric in ("Avg", "Pass")]
-            for name, results in methods.items()
-            if results[0]["evaluations"]["own"]["samples"] > 1 and name not in HIDDEN
-        }
-        fixed = {name: point for name, point in points.items() if name.startswith("fixed")}
-        longer = {name: point for name, point in points.items() if name.startswith("longer, fixed")}
-        points = {name: point for name, point in points.items() if name not in longer}
-        axis.plot([p[0][0] for p in fixed.values()], [p[1][0] for p in fixed.values()], color="0.6", zorder=1)
-        if longer:
-            curve = [[p[i][0] for p in longer.values()] for i in (0, 1)]
-            axis.plot(*curve, color="0.6", linestyle=":", zorder=1, label="fixed, tokens trained longer")
-        markers = itertools.cycle("osD^vP*XpdhH<>")
-        for name, (avg, some) in points.items():
-            error = dict(
-                xerr=[[avg[0] - avg[1]], [avg[2] - avg[0]]], yerr=[[some[0] - some[1]], [some[2] - some[0]]],
-                elinewidth=0.8, linestyle="none",
-            )  # fmt: skip
-            if name in fixed:
-                axis.errorbar(avg[0], some[0], color="0.5", marker=".", **error)
-                axis.annotate(
-                    name.removeprefix("fixed "),
-                    (avg[0], some[0]),
-                    fontsize=8,
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                )
-            else:
-                axis.errorbar(avg[0], some[0], marker=next(markers), markersize=7, label=name, **error)
-        axis.set(title=regime, xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
-        axis.grid(alpha=0.3)
-        if points.keys() > fixed.keys() or longer:
-            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # inside it would hide points
+    texts = [draw_plane(axis, regime, methods) for axis, (regime, methods) in zip(axes.flat, found.items())]
+    for axis, (of_points, bars) in zip(axes.flat, texts):  # once the layout has settled
+        labels.beside_points(axis, of_points, bars)
     figure.savefig(out, dpi=120)
     plt.close(figure)
 
 
-HEADS = {  # that are drawn in `when`: those that share every rollout with the tokens, or have them frozen
-    "head, mean": "tab:blue", "head, mean, every step": "tab:blue", "head, mean, every step, by tau": "tab:cyan",
-    "head, pass@8": "tab:red", "head, pass@8, every step": "tab:red", "head, pass@8, every step, by tau": "tab:orange",
-}  # fmt: skip
+def draw_plane(axis, regime: str, methods: dict[str, list[dict]]) -> tuple[list[tuple[str, float, float, str]], list]:
+    """One regime; the labels that its points need, and its error bars."""
+    texts, bars = [], []
+    points = {
+        name: [interval(results, metric) for metric in ("Avg", "Pass")]
+        for name, results in methods.items()
+        if results[0]["evaluations"]["own"]["samples"] > 1 and name not in HIDDEN
+    }
+    for begins, style in (("fixed", "-"), ("longer, fixed", ":")):
+        curve = [(avg[0], some[0]) for name, (avg, some) in points.items() if name.startswith(begins)]
+        axis.plot(*zip(*curve), style, color=COLOURS["rival"], zorder=1) if curve else None
+    for name, ((x, x_low, x_high), (y, y_low, y_high)) in points.items():
+        head, of_curve = name.startswith("head"), name.startswith(("fixed", "longer, fixed"))
+        colour = COLOURS["head" if head else "rival"]
+        axis.plot(x, y, "." if of_curve else "o", color=colour, markersize=6, zorder=3)
+        for box in ((x_low, y, x_high, y), (x, y_low, x, y_high)):
+            bars += draw_bar(axis, box, colour, len(methods[name]))
+        label = name.removeprefix("longer, ").removeprefix("fixed ").replace(", every step", "")
+        texts.append((label, x, y, colour if head else "0.35"))
+    highest = {
+        kind: [some[0] for name, (_, some) in points.items() if name.startswith(kind)] for kind in ("fixed", "head")
+    }
+    title = told(regime).capitalize()
+    if all(highest.values()):
+        heads = " to ".join(dict.fromkeys(f"{end(highest['head']):.0f}%" for end in (min, max)))
+        title += f". Pass@8: heads {heads}, fixed temperatures at most {max(highest['fixed']):.0f}%"
+    axis.set_title(title, fontsize=9.5, loc="left")
+    axis.set(xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
+    axis.margins(0.09)
+    axis.autoscale_view()
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return texts, bars
+
+
+def draw_bar(axis, box: labels.Box, colour: str, seeds: int) -> list[labels.Box]:
+    """Draw a 95% interval; what labels must avoid.  Of two seeds it does not stretch the axes, of one there is none."""
+    from matplotlib.lines import Line2D
+
+    if seeds > 1:
+        axis.add_artist(Line2D(box[::2], box[1::2], color=colour, linewidth=0.8, alpha=0.45))
+    if seeds > 2:
+        axis.update_datalim([box[:2], box[2:]])
+    return [box] if seeds > 2 else []
 
 
 def comparable(found: dict[str, dict[str, list[dict]]]) -> dict[str, float]:
-    """How much tokens learn in each regime with fixed temperatures: Avg@8 of the best of these, times that on frozen tokens.
+    """How much tokens learn in each regime with fixed temperatures: the best Avg@8 of these, divided by that on frozen tokens.
 
-    Empty where frozen tokens have none."""
+    Empty if frozen tokens have none."""
     highest = {}
     for regime, methods in found.items():
         fixed = [per_problem(results, "own", "Avg").mean() for n, results in methods.items() if n.startswith("fixed")]
@@ -84,42 +111,55 @@ def comparable(found: dict[str, dict[str, list[dict]]]) -> dict[str, float]:
     return {regime: float(avg / at_rest) for regime, avg in highest.items()} if at_rest else {}
 
 
+HEADS = {  # that `when` draws: they share every rollout with the tokens, or have frozen tokens; and how each is marked
+    "head, mean": "o", "head, mean, every step": "o", "head, mean, every step, by tau": "D",
+    "head, pass@8": "^", "head, pass@8, every step": "^", "head, pass@8, every step, by tau": "v",
+}  # fmt: skip
+SIGNS = {"o": "●", "D": "◆", "^": "▲", "v": "▼"}
+
+
 def when(studies: dict[str, dict[str, dict[str, list[dict]]]], out: Path) -> None:
-    """When does a learned temperature pay?  Lead of each head on the best of all its rivals, against how much tokens learn."""
+    """When does a learned temperature pay?  The lead of each head on its best rival; tokens learn more from left to right."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), constrained_layout=True)
-    markers = dict(zip(studies, itertools.cycle("oDs^v")))
-    for axis, metric in zip(axes, ("Avg", "Pass")):
-        for number, (study, found) in enumerate(studies.items()):
-            for regime, x in comparable(found).items():
-                methods = found[regime]
-                x += 0.025 * number if regime == "frozen" else 0  # side by side
-                rival, at = best(methods, sum(rivals(methods), []), metric)
-                for place, name in enumerate(name for name in HEADS if name in methods):
-                    lead, low, high = difference(methods[name], methods[rival], metric, at)
-                    error = [[lead - low], [high - lead]]
-                    axis.errorbar(
-                        x + 0.01 * place, lead, error, color=HEADS[name], marker=markers[study], elinewidth=0.8
-                    )
-                label = regime if regime == "frozen" else f"{study}: {regime}"
-                up = 0.02 + (0 if regime == "frozen" else 0.2 * number)  # so that names do not hide each other
-                axis.text(
-                    x - 0.005, up, label, transform=axis.get_xaxis_transform(), fontsize=7, rotation=90, color="0.4", ha="right", zorder=0,
-                )  # fmt: skip
-        axis.axhline(0, color="0.6", linewidth=0.8)
-        axis.set(
-            xlabel="Avg@8 of the best fixed temperature, times that of frozen tokens",
-            ylabel=f"{metric}@8 less the best rival's (points)",
+    columns = sorted((x, study, regime) for study, found in studies.items() for regime, x in comparable(found).items())
+    columns = [column for column in columns if HEADS.keys() & studies[column[1]][column[2]].keys()]
+    figure, axes = plt.subplots(
+        2, 1, figsize=(max(6.5, 1.35 * len(columns) + 1), 7.5), constrained_layout=True, sharex=True, squeeze=False
+    )
+    for axis, metric in zip(axes[::-1, 0], ("Avg", "Pass")):
+        leads = []
+        for place, (_, study, regime) in enumerate(columns):
+            methods = studies[study][regime]
+            rival, at = best(methods, sum(rivals(methods), []), metric)
+            heads = [name for name in HEADS if name in methods]
+            for beside, name in enumerate(heads):
+                lead, low, high = difference(methods[name], methods[rival], metric, at)
+                x = place + 0.16 * (beside - (len(heads) - 1) / 2)
+                draw_bar(axis, (x, low, x, high), COLOURS["head"], min(len(methods[name]), len(methods[rival])))
+                axis.plot(x, lead, HEADS[name], color=COLOURS["head"], markersize=6)
+                leads.append((place, lead))
+        ends = [np.mean([lead for place, lead in leads if place == end]) for end in (0, len(columns) - 1)]
+        axis.axhline(0, color=COLOURS["rival"], linewidth=1.2, zorder=0)
+        axis.text(
+            1.01, 0, "best rival", color=COLOURS["rival"], fontsize=8, va="center", transform=axis.get_yaxis_transform()
         )
-        axis.grid(alpha=0.3)
-    for name, color in {name.replace(", every step", ""): color for name, color in HEADS.items()}.items():
-        axes[1].plot([], [], "o", color=color, label=name)
-    for study, marker in markers.items():
-        axes[1].plot([], [], marker, color="0.5", label=study)
-    axes[1].legend(fontsize=8, loc="upper right")
+        title = f"Lead in {metric}@8: {ends[0]:+.1f} points on the left, {ends[1]:+.1f} on the right"
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_ylabel(f"{metric}@8 less the best rival's (points)")
+        axis.grid(axis="y", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.autoscale_view()
+    words = [f"{study}\n{textwrap.fill(told(regime), 16)}\n×{x:.2f}" for x, study, regime in columns]
+    axes[1][0].set_xticks(range(len(columns)), words, fontsize=8)
+    axes[1][0].set_xlabel(
+        "From left to right tokens learn more: × is the best fixed temperature's Avg@8, divided by that on frozen tokens"
+    )
+    names = {mark: name.replace(", every step", "") for name, mark in HEADS.items()}
+    key = "    ".join(f"{SIGNS[mark]} {name}" for mark, name in names.items())
+    figure.suptitle(key, fontsize=9, color=COLOURS["head"], x=0.01, ha="left")
     figure.savefig(out, dpi=120)
     plt.close(figure)

@@ -26,6 +26,7 @@ import sample
 import tasks
 import tokenizer
 import train
+from display import report
 from models import pretrain
 from trainer import checkpoint
 
@@ -401,7 +402,7 @@ def test_a_narrow_model_has_one_thread(script, base, here, tmp_path, monkeypatch
         "pretrain.py": dict(out=tmp_path / "base", task="countdown:4", steps=1, batch_size=1),
     }
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(plot, "draw", lambda run: ("", "", ""))  # which takes longer than the rest
+    monkeypatch.setattr(report, "draw", lambda run: [])  # which takes longer than the rest
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

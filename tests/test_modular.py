@@ -1,4 +1,4 @@
-"""modular.py as tasks.py and pretrain.py use it: problems, the reward against one written another way, the demonstrator."""
+"""modular.py: its problems, its reward against one written another way, and its demonstrator."""
 
 import itertools
 import json

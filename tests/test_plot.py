@@ -207,6 +207,7 @@ def test_a_rollout_that_stored_nothing_shows_no_gates(transformer):
 def test_the_gold_answer_stands_beside_the_one_that_was_given():
     problem = tasks.Problem("What is 6 * 7?", "42")
     assert log.extracted(problem, r"It is \boxed{43}.") == "43" and log.extracted(problem, "") is None
+    assert log.extracted(problem, r"<think>\boxed{1}</think>\boxed{2}") == "2"
     modular = tasks.Problem("5,+7,-4,*3=32:", "32", "modular")
     assert [log.extracted(modular, text) for text in ("5+7=12,12*3=36,36-4=32;", "5+7", "5+7=")] == ["32", None, None]
 
@@ -221,11 +222,6 @@ def test_control_characters_are_written_out():
     assert terminal.visible("a\tb\n\xa0é\u2028 ~") == "a\tb\n\xa0é\u2028 ~"
     assert terminal.show(["\x1b[2J", "\n"], [1.0, 0.5], colours=False) == "\\x1b[2J[1.00]  [0.50]"
     assert terminal.show(["\x1b"], [1.0], colours=True).count("\x1b") == 2, "our own colour, and its end"
-
-
-def test_colours_go_from_blue_to_red():
-    shades = [terminal.colour("x", tau) for tau in (-1.0, 0.0, 0.7, 1.5, 99.0)]
-    assert shades[0] == shades[1] != shades[2] != shades[3] == shades[4]
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys, monkeypatch):
@@ -348,10 +344,11 @@ def test_the_heat_map_leaves_the_end_of_text_out_and_cuts_what_is_long():
     assert lines == ["abcabcabca", "bcabcabca…"]
 
 
-def test_nothing_in_the_heat_map_stands_on_anything_else(run, monkeypatch):
+@pytest.mark.parametrize("samples", [None, looked_at([(0, 1)])])
+def test_nothing_in_the_heat_map_stands_on_anything_else(run, monkeypatch, samples):
     shown = {}
     monkeypatch.setattr(plt, "close", lambda figure: shown.update(figure=figure))
-    heat_map.draw(run, curves.read(run / "samples.jsonl"))
+    heat_map.draw(run, samples or curves.read(run / "samples.jsonl"))
     monkeypatch.undo()
     (axis,) = shown["figure"].axes
     boxes = [text.get_window_extent() for text in axis.texts if len(text.get_text()) > 1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -243,6 +244,28 @@ def test_added_tokens_may_be_in_the_vocabulary(tmp_path):
     ours = tokenizer.load(write(tmp_path, spec))
     assert ours.encode("A<|end|>", allow_added=True) == [65, 256]
     assert library_ids(tokenizers.Tokenizer.from_str(json.dumps(spec)), "A<|end|>") == [65, 256]
+
+
+def test_added_tokens_that_only_the_settings_name(tmp_path):
+    """As many fine-tuned folders have them: ids, text and templates are those of transformers, and a saved folder keeps them."""
+    flags = dict(lstrip=False, rstrip=False, normalized=False, single_word=False)
+    more = {
+        "258": {"content": "<think>", "special": False, **flags},
+        "257": {"content": "<|eot|>", "special": True, **flags},
+    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|eot|>", "added_tokens_decoder": more}
+    folder = write(tmp_path / "a", tokenizer.byte_level_file(["<|end|>"]), tokenizer_config=settings)
+    for where in (folder, tmp_path / "b"):
+        ours, theirs = tokenizer.load(where), transformers.AutoTokenizer.from_pretrained(where)
+        text = "a<think>b<|eot|><|end|>"
+        assert ours.encode(text, allow_added=True) == theirs(text)["input_ids"] == [97, 258, 98, 257, 256]
+        assert (
+            ours.eos_ids == {257} and ours.vocab_size == 259 and ours.decode([258, 257], skip_special=True) == "<think>"
+        )
+        ours.save(tmp_path / "b")
+    more["300"] = more.pop("258")
+    with pytest.raises(ValueError, match="added token '<think>' with id 300 in place of 258"):
+        tokenizer.load(write(tmp_path / "c", tokenizer.byte_level_file(["<|end|>"]), tokenizer_config=settings))
 
 
 def test_ids_need_not_be_in_merge_order(tmp_path):

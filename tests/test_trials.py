@@ -68,7 +68,7 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
     assert len(rows) == 8 * (len(settings.TUNED) + 1) + len(settings.CONTROLS)
     assert " 41.5  (40.0, 41.0, 42.0, 43.0)  11.5  0.7" in rows
     assert " 40.0  (40.0)  10.0  own temperature_lr=0.003 temperature_epochs=2" in rows
-    assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu")}
+    assert {(trial.task, *problems) for trial, *problems in asked} == {("modular", "tuning", 7, 0, "cpu", 8)}
     assert {trial.flags["steps"] for trial, *_ in asked if trial.flags is not None} == {trials.FULL.alone // 4}
     asked.clear()
     size = size._replace(settings="same-slip")
