@@ -88,7 +88,7 @@ class Words(Task):
 
     def longest(self, problem):
         """As many as characters, of which a token has at least one."""
-        return steps_of(problem.problem) * len("999*5=999, ") + len(" #### 999.\n")
+        return steps_of(problem.problem) * len("999-30=969, ") + len(" #### 999\n")
 
     def classes(self, text):
         return classes(text)
