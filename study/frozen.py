@@ -88,7 +88,9 @@ def explained(transformer, head: TemperatureHead, rollout: sample.Rollout) -> Te
     hidden, tokens = rollout.reads[rollout.mask].float(), rollout.tokens[rollout.mask]
     # Samples of a problem that begin alike have the same states: each is worked out once.
     _, number = torch.unique(torch.cat((hidden[:, :4], tokens[:, None]), dim=1), dim=0, return_inverse=True)
-    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(0, number, torch.arange(len(number)), "amin")
+    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(
+        0, number, torch.arange(len(number)), "amin"
+    )
     parts = []
     for some, drawn in zip(hidden[first].split(64), tokens[first].split(64)):
         logits = transformer.unembed(some).float()
@@ -142,7 +144,15 @@ def plainly(transformer, head, *how) -> sample.Rollout:
 
 
 def train(
-    transformer, head, problems: list, reward_of, stop: set[int], length: int, settings: Settings, seed: int, draw=plainly
+    transformer,
+    head,
+    problems: list,
+    reward_of,
+    stop: set[int],
+    length: int,
+    settings: Settings,
+    seed: int,
+    draw=plainly,
 ):
     """Yields after every step: (completions seen, mean reward, mean temperature, share of groups with a signal).
 

@@ -232,7 +232,9 @@ def main() -> None:
     if arguments.what == "problems":
         for split, count in (("tuning", arguments.problems or 40), ("test", arguments.problems or 200)):
             texts = "\n".join(problem.problem for problem in tasks.load(arguments.task, split, count))
-            print(f"{arguments.task}, the first {count} {split} problems: {hashlib.sha256(texts.encode()).hexdigest()[:16]}")
+            print(
+                f"{arguments.task}, the first {count} {split} problems: {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
+            )
         return
     if arguments.what == "table":
         print(table(read(out / "start.jsonl"), read(out / "tune.jsonl"), read(out / "test.jsonl")))
