@@ -1,6 +1,7 @@
 """What makes the head learn from few completions?  Frozen tokens, steps as small as a real model allows, one change at a time.
 
     python -m study.efficiency --out study/kept/efficiency.jsonl
+    python -m study.efficiency --noise 200          variance of the first gradient by both estimators, on the same rollouts
 
 Each trial trains a head on the embedded modular model and is evaluated on tuning problems along the way.  A line of the file
 is one point of a curve: settings, seed, completions seen, Avg@8, Pass@8.  A trial whose last point is there is done.
@@ -18,9 +19,12 @@ import torch
 
 import eval as evaluation
 import model
+import rl
 import tasks
 import tokenizer
+from study import frozen
 from study.frozen import ScaledHead, Settings, train
+from temperature_head import Action
 
 SAMPLED, MARGINAL = Settings(estimator="sampled"), Settings()
 PLAIN = dict(tau_min=0.05, tau_max=1.5)
@@ -85,6 +89,38 @@ def run(name: str, seed: int, base: str, task: str, cut: int, every: int, proble
             return
 
 
+def noise(base: str, task: str, rollouts: int) -> str:
+    """Variance of the untrained head's gradient, from steps of 64 completions."""
+    transformer, vocabulary = model.load(base), tokenizer.load(base)
+    torch.manual_seed(0)
+    head, settings = ScaledHead(transformer.config.d_model, **PLAIN), Settings()
+    problems = tasks.load(task, "train", settings.prompts * rollouts)
+    stop, length, generator = tasks.stop_ids(vocabulary), tasks.completion_length(problems[0]), torch.Generator()
+    found: dict[str, list[torch.Tensor]] = {"sampled": [], "marginal": []}
+    for start in range(0, len(problems), settings.prompts):
+        asked = [p for p in problems[start : start + settings.prompts] for _ in range(settings.samples)]
+        prompts = [tasks.render(p.problem, vocabulary) for p in asked[:: settings.samples]]
+        rollout = frozen.plainly(transformer, head, prompts, settings.samples, length, stop, generator)
+        texts = [vocabulary.decode(ids) for ids in rollout.completions()]
+        rewards = torch.tensor(tasks.rewards(asked, texts, rollout.finished.tolist())).view(settings.prompts, -1)
+        advantage, mask = rl.advantages(rewards, settings.objective).view(-1, 1), rollout.mask
+        hidden, likelihood, sampled = frozen.states(transformer, head, rollout)
+        log_prob = {
+            "marginal": frozen.marginal_log_prob(head, hidden, likelihood)[sampled],
+            "sampled": head.log_prob(
+                rollout.reads[mask], Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask])
+            ),
+        }
+        for name, of_token in log_prob.items():
+            loss = -(of_token * advantage.expand(mask.shape)[mask]).mean()
+            gradient = torch.autograd.grad(loss, list(head.parameters()))
+            found[name].append(torch.cat([part.flatten() for part in gradient]))
+    variance = {name: float(torch.stack(parts).var(0).sum()) for name, parts in found.items()}
+    signal = float(torch.stack(found["marginal"]).mean(0).square().sum()) - variance["marginal"] / rollouts
+    lines = [f"{name}: variance {v:.3g}, {v / signal:.1f} times the squared mean" for name, v in variance.items()]
+    return "\n".join([*lines, f"ratio {variance['sampled'] / variance['marginal']:.1f}, over {rollouts} steps"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What makes the head learn from few completions?")
     parser.error = lambda message: parser.exit(2, f"efficiency.py: {message}; --help lists the flags\n")
@@ -96,14 +132,18 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=300, help="tuning problems of an evaluation [%(default)s]")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each trial [%(default)s]")
     parser.add_argument("--trials", nargs="+", default=list(TRIALS), metavar="NAME", help="only these [all]")
+    parser.add_argument("--noise", type=int, default=0, help="only measure the gradient's variance, over so many steps")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.noise:
+        print(noise(arguments.base, arguments.task, arguments.noise))
+        return
     if unknown := set(arguments.trials) - set(TRIALS):
         parser.error(f"--trials {min(unknown)!r} is none of: {', '.join(TRIALS)}")
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(row) for row in out.read_text().splitlines()] if out.is_file() else []
     done = {(row["trial"], row["seed"]) for row in rows if row["last"]}
-    torch.set_num_threads(1)
     for seed in range(arguments.seeds):
         for name in arguments.trials:
             if (name, seed) in done:

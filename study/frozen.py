@@ -118,21 +118,26 @@ def marginal_log_prob(head: TemperatureHead, hidden: Tensor, likelihood: Tensor)
     return torch.stack(result, dim=1)
 
 
-def marginal_step(transformer, head, optimizer, rollout, advantage: Tensor, settings: Settings) -> None:
-    """`epochs` clipped steps on the marginal; advantage (B,)."""
+def states(transformer, head, rollout: sample.Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, C, d) h_t, (B, C, GRID + 1) what `explained` gives, and (B, C) bool where a token was sampled."""
     rows, places = mask_of(rollout)
     likelihood = explained(transformer, head, rollout)
-    shape = likelihood.shape[:2]
-    hidden = torch.zeros(*shape, rollout.reads.shape[-1])
+    hidden = torch.zeros(*likelihood.shape[:2], rollout.reads.shape[-1])
     hidden[rows, places] = rollout.reads[rollout.mask].float()
-    sampled = torch.zeros(shape, dtype=torch.bool)
+    sampled = torch.zeros(likelihood.shape[:2], dtype=torch.bool)
     sampled[rows, places] = True
+    return hidden, likelihood, sampled
+
+
+def marginal_step(transformer, head, optimizer, rollout, advantage: Tensor, settings: Settings) -> None:
+    """`epochs` clipped steps on the marginal; advantage (B,)."""
+    hidden, likelihood, sampled = states(transformer, head, rollout)
     clipping = rl.StepSettings(clip_low=settings.clip, clip_high=settings.clip)
     old = None
     for _ in range(settings.epochs):
         log_prob = marginal_log_prob(head, hidden, likelihood)
         old = log_prob.detach() if old is None else old
-        loss = rl.clipped_surrogate(log_prob, old, advantage[:, None].expand(shape), clipping)[sampled].mean()
+        loss = rl.clipped_surrogate(log_prob, old, advantage[:, None].expand(sampled.shape), clipping)[sampled].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
