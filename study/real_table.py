@@ -42,15 +42,36 @@ def best_of(tuned: list[dict], families: dict[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95% bounds; with one seed over problems alone, which says nothing of other seeds."""
+def difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and bounds of first - second, (seeds, problems) each, as display/intervals.py has them.
+
+    Where one of the two has one seed, the interval is over the problems alone: it says nothing of other seeds."""
     width = min(first.shape[1], second.shape[1])
     first, second = first[:, :width], second[:, :width]
-    if min(len(first), len(second)) > 1:
-        return intervals.of_difference(first, second)
     less = first.mean(0) - second.mean(0)
-    half = intervals.student(width - 1) * less.std(ddof=1) / math.sqrt(width)
-    return less.mean(), less.mean() - half, less.mean() + half
+    square = intervals.student(width - 1, level) ** 2 * less.var(ddof=1) / width
+    for seeds in (first, second):
+        if min(len(first), len(second)) > 1:
+            square += intervals.student(len(seeds) - 1, level) ** 2 * seeds.mean(1).var(ddof=1) / len(seeds)
+    return less.mean(), less.mean() - math.sqrt(square), less.mean() + math.sqrt(square)
+
+
+def primary(tested: list[dict]) -> list[str]:
+    """Both primary endpoints of REAL.md, each at 97.5%."""
+    lines = []
+    rules = [name for name in names(tested) if not name.startswith("head")]
+    for head, metric in (("head, pass@8", "Pass"), ("head, mean", "Avg")):
+        own = per_problem(tested, head, metric)
+        if not own.size:
+            continue
+        floor = per_problem(tested, head, "Avg").mean() if metric == "Pass" else -1.0
+        able = [name for name in rules if per_problem(tested, name, "Avg").mean() >= floor] or rules
+        rival = max(able, key=lambda name: per_problem(tested, name, metric).mean())
+        less = difference(own, per_problem(tested, rival, metric), 0.975)
+        bounds = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in less))
+        fewer = " (no rule has its Avg@8: of all rules)" if metric == "Pass" and able is rules else ""
+        lines.append(f"{head}, {metric}@8 less that of {rival}{fewer}: {bounds}, {len(own)} seeds")
+    return lines
 
 
 def of_rows(rows: list[dict], name: str) -> str:
@@ -95,4 +116,4 @@ def table(start: list[dict], tuned: list[dict], tested: list[dict]) -> str:
                     less = difference(per_problem(tested, head, metric), per_problem(tested, rival, metric))
                     cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in less)))
             lines.append(f"| {rival} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *primary(tested)])
