@@ -2,6 +2,7 @@
 
     modular                           generated: reach a target in three steps, modulo 100          problems/modular.py
     countdown, countdown:4            generated: reach a target, using every number once            problems/countdown.py
+    words, words:3                    generated: arithmetic word problems of three steps            problems/words.py
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub                   problems/files.py
     any/file.jsonl, .csv, .parquet    rows with `problem` and `answer`                              problems/files.py
 
@@ -18,7 +19,7 @@ in GENERATED.
 from collections.abc import Callable
 
 import verify
-from problems import countdown, modular, prompts, stops
+from problems import countdown, modular, prompts, stops, words
 from problems.choice import Chosen, choose, hold_out, sample_of
 from problems.files import HUB, SUFFIXES, from_hub, read_file, write_jsonl
 from problems.own_reward import RewardError, call, load_reward
@@ -35,6 +36,7 @@ __all__ = [
 GENERATED: dict[str, Task] = {
     "countdown": countdown.Countdown(),
     "modular": modular.Modular(),
+    "words": words.Words(),
 }
 # The model that comes along for a task.
 EMBEDDED = {"modular": "models/modular", "countdown:3": "models/countdown", "countdown": "models/countdown"}
@@ -151,7 +153,8 @@ def rewards(
         else:
             in_words.append(index)
     answers = [prompts.after_thinking(texts[i]) for i in in_words]
-    checked = verify.rewards(answers, [problems[i].answer for i in in_words]) if in_words else []
+    golds, asked = ([getattr(problems[i], field) for i in in_words] for field in ("answer", "problem"))
+    checked = verify.rewards(answers, golds, asked) if in_words else []
     for index, reward in zip(in_words, checked):
         result[index] = reward
     return result

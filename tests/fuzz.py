@@ -145,7 +145,7 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
     if kind == "flags":
         script = draw.choice(["train.py", "train.py", "eval.py", "sample.py", "plot.py", "verify.py"])
         flags = {
-            "train.py": ["--" + field.name.replace("_", "-") for field in config.FLAGS],
+            "train.py": ["--" + name.replace("_", "-") for name in config.Config().settings()],
             "eval.py": ["--model", "--benchmark", "--policy", "--samples", "--problems", "--max-new-tokens", "--template", "--rows",
                 "--seed", "--device", "--out", "--system", "--instruction", "--stop", "--reward"],
             "sample.py": ["--model", "--prompt", "--policy", "--max-new-tokens", "--template", "--seed", "--device", "--system",
