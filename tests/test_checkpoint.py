@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "temperature_head.safetensors")
 
 
-def lottery(problems, texts, finished) -> list[float]:
+def lottery(problems, texts, finished, own=None) -> list[float]:
     """A reward that a random model sometimes earns: a third of the finished texts are right."""
     return [float(whole and zlib.crc32(text.encode()) % 3 == 0) for text, whole in zip(texts, finished)]
 
