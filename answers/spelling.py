@@ -108,13 +108,13 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (rf"{WORDS}\s*\\?%\s*\}} | \b(?:percent(?:age)?|pct)\b | \\%", "%"),
     (rf"(?:{WORDS}|\b)\s*(?:the\ set\ of\ )?all\ real(?:s|\ numbers)\s*\}}?", r"\\mathbb{R}"),
     (r"\\(?:mathbb|mathbf)\s*\{?\s*([RZNQ])\b\s*\}?", r"\\mathbb{\1}"),
-    (rf"{WORDS}\s*([^{{}}A-Za-z]*)\s*\}}", r"\1"),  # \text{:}
+    (rf"{WORDS}([^{{}}A-Za-z]*)\}}", r"\1"),  # \text{:}
     (rf"{WORDS}\s*({'|'.join(FUNCTIONS)})\s*\}}(?=\s*[({{|\\\w])", r"\\\1 "),
     (rf"{WORDS}\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\}}", r"\1"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (rf"(?<=\d)\s*(?:{WORDS}\s*times\s*\}}|\btimes\b)\s*(?=\d)", "*"),
     (rf"(?<=\d)\s*{WORDS}\s*to\s*\}}\s*(?=\d) | (?<=\d)\s+to\s+(?=\d)", ":"),
-    (rf"(?<=\d)\s*\^?\s*\{{?\s*(?:{WORDS})?\s*(?:st|nd|rd|th)\b\s*\}}*", ""),  # ordinals
+    (rf"(?<=\d)\s?\^?\{{?\s?(?:{WORDS}\s?)?(?:st|nd|rd|th)\b\s?\}}{{0,2}}", ""),  # ordinals
     (rf"\^\s*(?:\\circ{END}|\{{\s*\\circ\s*\}}) | (?:\^\s*|(?<!\s)\s+)?\\degrees?{END}", r"\\degree "),
     (r"\\degree\s*(?:\\(?:mathrm|text)\s*\{\s*([CF])\s*\} | ([CF])\b)", r"\\unit{deg\1\2}"),
     (r"(?<=[^\s+\-*/=<>,;(])\s*(?:\\q?quad\s*)+(?=[^\s+\-*/=<>)\\]|\\(?:text|frac))", ", "),
@@ -164,6 +164,7 @@ def normalise(text: str) -> str:
     """
     if PLAIN.fullmatch(text):
         return text
+    text = " ".join(text.split())
     if not text.isascii():
         text = SUPERSCRIPT.sub(
             lambda match: "^{" + unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-") + "}", text
