@@ -192,9 +192,10 @@ class Parser:
         if binding == RELATION:
             return (" ".join(tokens), *parts)
         heads = {HEADS.get(token, token) for token in tokens}
-        head = "\\land" if "\\land" in heads else heads.pop()
-        if heads - {head, ","}:
+        heads -= {","} if "\\land" in heads else set()
+        if len(heads) > 1:
             raise Undecided("operators that need brackets")
+        head = heads.pop()
         return quotient(*parts) if head == "\\over" else (head, *parts)
 
     def product(self, left: tuple) -> tuple:
