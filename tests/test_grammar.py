@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from answers import grammar
+from answers import grammar, trees
 from answers.grammar import parse, read, tokenise
 from answers.spelling import normalise, words
 from answers.trees import Undecided
@@ -106,7 +106,7 @@ def test_parsing_takes_n_log_n_steps():
 
 
 def test_just_inside_the_limits():
-    assert parse("1" * grammar.MAX_DIGITS)[0] == "number" and parse("(" * 39 + "1" + ")" * 39) == parse("1")
+    assert parse("1" * trees.MAX_DIGITS)[0] == "number" and parse("(" * 39 + "1" + ")" * 39) == parse("1")
     assert len(parse("+".join("x" * 1000))) == 1001
 
 
