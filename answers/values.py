@@ -34,8 +34,7 @@ SCALES = [sign * Fraction(scale) for scale in SCALES.split() for sign in (1, -1)
 REAL, DEGREE = "the point is real", "the value of a degree"  # settings that travel with the values of the symbols
 
 
-class NeedsSympy(Undecided):  # the value needs an integral, a limit or a long sum
-    pass
+class NeedsSympy(Undecided): ...  # the value needs an integral, a limit or a long sum
 
 
 class Local(threading.local):
@@ -178,10 +177,6 @@ def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     return base ** int(exponent) if exponent.denominator == 1 and abs(exponent) * bits(base) < MAX_BITS else None
 
 
-def exact_product(*factors: Fraction) -> Fraction | None:
-    return math.prod(factors, start=Fraction(1)) if sum(map(bits, factors)) < MAX_BITS else None
-
-
 def bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
 
@@ -197,7 +192,7 @@ OPERATIONS = {
     "percent": lambda part: part / 100,
 }  # fmt: skip
 EXACT = OPERATIONS | {
-    "+": lambda *terms: sum(terms, Fraction(0)), "*": exact_product, "^": exact_power, "max": max, "min": min,
+    "+": lambda *terms: sum(terms, Fraction(0)), "*": lambda *factors: math.prod(factors, start=Fraction(1)) if sum(map(bits, factors)) < MAX_BITS else None, "^": exact_power, "max": max, "min": min,
     "floor": lambda number: Fraction(math.floor(number)), "ceil": lambda number: Fraction(math.ceil(number)),
     "sign": lambda number: Fraction((number > 0) - (number < 0)), "\\bmod": lambda left, right: left % right,
     "factorial": whole(math.factorial), "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
