@@ -235,10 +235,10 @@ def learns(name: str) -> bool:
     return parse(name)[0] in LEARNED
 
 
-def begin(name: str, d_model: int, tau_min: float, tau_max: float):
-    """A policy that learns, as it is before it has learned anything."""
+def begin(name: str, d_model: int, *settings_of_head, **more):
+    """A policy that learns, before it has learned anything; what follows `d_model` is a head's (TemperatureHead)."""
     kind, settings, cuts = parse(name)
-    policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, tau_min, tau_max)
+    policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, *settings_of_head, **more)
     return with_cut(policy, **cuts)
 
 

@@ -5,7 +5,7 @@
                                                                     (Chen et al., arXiv 2107.03374)
     greedy   tau = 0
 
-Intervals are 95% bootstrap over problems: the benchmark is the sample, the model's draws are averaged within it.
+Intervals are 95% over problems: the benchmark is the sample, the model's draws are averaged within it (display/intervals.py).
 The generator is evaluation's own: evaluating never moves the randomness of training.
 
     python eval.py --model runs/modular --policy own 0.7 greedy
@@ -32,7 +32,9 @@ import model
 import sample
 import tasks
 import tokenizer
-from engine.sampling import rows_at_once
+from display.intervals import of_problems
+from display.terminal import visible
+from engine.memory import rows_at_once
 from files import weights
 
 
@@ -55,7 +57,7 @@ class Evaluation:
         result: dict[str, float | list[float]] = {"problems": len(self.correct), "samples": n}
         for name, values in per_problem.items():
             result[name] = float(values.mean())
-            result[f"{name} 95%"] = bootstrap(values)
+            result[f"{name} 95%"] = list(of_problems(values))
         return result | {
             "temperature": self.temperature,
             "entropy": self.entropy,
@@ -73,35 +75,39 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - comb(n - correct, k) / comb(n, k)
 
 
-def bootstrap(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> list[float]:
-    """95% percentile interval of the mean of `values` (P,), problems drawn with replacement."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    return [float(bound) for bound in np.percentile(values[draws].mean(1), [2.5, 97.5])]
-
-
 def evaluate(
-    transformer, vocabulary, policy, problems, samples: int, max_new_tokens: int, template="auto", seed=0, rows=0
+    transformer,
+    vocabulary,
+    policy,
+    problems,
+    samples: int,
+    max_new_tokens: int,
+    prompt="auto",
+    seed=0,
+    rows=0,
+    own_reward=None,
 ) -> Evaluation:
     """Sample every problem `samples` times (once where the policy is greedy, which always says the same), check, count.
 
     `rows` completions are sampled at a time (0: what fits, see rows_at_once).  The seed fixes every draw.
     """
-    asked = [tasks.render(problem.problem, vocabulary, template) for problem in problems]
+    asked = [tasks.render(problem, vocabulary, prompt) for problem in problems]
     longest = sample.check_lengths(transformer, asked, max_new_tokens)  # before any work
     rows = rows or rows_at_once(transformer, longest + max_new_tokens)
     generator = torch.Generator(transformer.device).manual_seed(seed)
     samples = 1 if getattr(policy, "temperature", None) == 0 else samples
-    stop = tasks.stop_ids(vocabulary)
+    eos, stop_texts = tasks.stop_ids(vocabulary), tasks.stops_of(problems[0], prompt)
+    stop = tasks.stop_of(vocabulary, stop_texts)
     correct, sums = [], np.zeros(5)
     per_batch = max(1, rows // samples)
     starts = range(0, len(problems), per_batch)
     for start in tqdm(starts, desc="evaluate", leave=False, disable=None if len(starts) > 4 else True):
         batch = problems[start : start + per_batch]
         prompts = asked[start : start + per_batch]
-        rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, stop, generator)
-        texts = [vocabulary.decode(ids) for ids in rollout.completions()]
+        rollout = sample.generate(transformer, policy, prompts, samples, max_new_tokens, eos, generator, stop=stop)
+        texts = tasks.completion_texts(rollout, vocabulary, stop_texts)
         repeated = [problem for problem in batch for _ in range(samples)]
-        correct += tasks.rewards(repeated, texts, rollout.finished.tolist())
+        correct += tasks.rewards(repeated, texts, rollout.finished.tolist(), own_reward)
         of_tokens = [rollout.mask, rollout.temperatures, rollout.entropies]
         sums += [*(float(field.sum()) for field in of_tokens), float((~rollout.finished).sum()), len(texts)]
     tokens, temperature, entropy, truncated, count = sums
@@ -122,9 +128,12 @@ def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
     if metrics is None:
         named = dict.fromkeys(m for s in summaries.values() for m in s if f"{m} 95%" in s)
         metrics = [m for m in named if m != "Avg@1"] or ["Avg@1"]
-    lines = ["| | " + " | ".join(metrics) + " | tau | tokens | truncated |", "|---" * (len(metrics) + 4) + "|"]
+    lines = [
+        "| | problems | " + " | ".join(metrics) + " | tau | tokens | truncated |",
+        "|---" * (len(metrics) + 5) + "|",
+    ]
     for name, summary in summaries.items():
-        cells = [name]
+        cells = [name, f"{summary['problems']:,}"]
         for metric in metrics:
             found = metric if metric in summary else "Avg@1" if metric.startswith("Avg") else ""
             low, high = summary.get(f"{found} 95%", (0, 0))
@@ -137,49 +146,35 @@ def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Avg@k, Pass@k and greedy accuracy of a model, by temperature policy.")
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
-    parser.add_argument(
-        "--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision"
+    flag = parser.add_argument
+    flag("--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision")
+    flag(
+        "--benchmark", nargs="+", default=[], help="names or files (see tasks.py); none: a run's own held-out problems"
     )
-    parser.add_argument(
-        "--benchmark",
-        nargs="+",
-        default=[],
-        help="names (see tasks.py) or .jsonl files; none: a run's own held-out problems",
-    )
-    parser.add_argument(
-        "--policy",
-        nargs="+",
-        default=[],
-        help="own, greedy, 0.7, ead, edt, edt:base=0.8,theta=0.2, 1.5+min_p=0.1, ...; none: that of the run, and greedy",
-    )
-    parser.add_argument("--samples", type=int, default=8, help="samples a problem")
-    parser.add_argument("--problems", type=int, default=1000, help="at most so many problems of each benchmark")
-    parser.add_argument(
+    flag("--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt:base=0.8,theta=0.2, 1.5+min_p=0.1, ...; none: that of the run, and greedy")  # fmt: skip
+    flag("--samples", type=int, default=8, help="samples a problem")
+    flag("--problems", type=int, default=0, help="so many problems of each benchmark, drawn with --seed; 0: all (1,000 of a generated task)")  # fmt: skip
+    flag(
         "--max-new-tokens", type=int, default=0, help="0: as a run was trained, or what a generated task needs, or 1024"
     )
-    parser.add_argument(
-        "--template",
-        default="auto",
-        help="auto (as a run was trained), raw, plain, chat, chat-thinking: how a problem is asked",
-    )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=0,
-        help="completions sampled at a time, all of a problem; 0: what 16 GiB hold, to 512",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="fixes every draw")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--out", default="", help="write the figures, and each problem's successes, to this JSON file")
+    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; none: as a run was trained")  # fmt: skip
+    flag("--system", default=None, help="the system turn of a chat")
+    flag("--instruction", default=None, help="what follows the problem in plain and chat")
+    flag("--stop", default=None, help="a text that ends a completion, such as \\n")
+    flag("--reward", default="", help="your own reward, file.py:function")
+    flag("--rows", type=int, default=0, help="completions sampled at a time, all of a problem; 0: what half of the free memory holds")  # fmt: skip
+    flag("--seed", type=int, default=0, help="fixes every draw")
+    flag("--device", default="auto", help="auto, cpu, cuda or mps")
+    flag("--out", default="", help="write the figures, and each problem's successes, to this JSON file")
     arguments = parser.parse_args()
     try:
         results = run(arguments)
         if arguments.out:
             text = json.dumps({"arguments": vars(arguments), "results": results}, indent=1)
             Path(arguments.out).write_text(text + "\n", encoding="utf-8")
-        print(table(results))
+        print(visible(table(results)))
     except (ValueError, OSError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
+        print(visible(f"eval.py: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\neval.py: interrupted", file=sys.stderr)
@@ -190,7 +185,7 @@ def own_benchmark(folder: Path, ran: dict) -> str:
     """The held-out problems of the run in this folder, or of an embedded model; ValueError where it has none."""
     if (file := folder / weights.HELD_OUT).is_file():  # of a run whose problems cannot be generated again
         return str(file)
-    known = {of: task for task, of in tasks.EMBEDDED.items()}.get(folder.name, "")
+    known = {Path(of).parts: task for task, of in tasks.EMBEDDED.items()}.get(folder.resolve().parts[-2:], "")
     if ran:
         try:
             known = ran["eval_task"] or ran["task"] * (ran["task"].partition(":")[0] in tasks.GENERATED)
@@ -201,10 +196,16 @@ def own_benchmark(folder: Path, ran: dict) -> str:
     return known
 
 
+def load(benchmark: str, count: int, seed: int) -> list[tasks.Problem]:
+    """All problems of a benchmark, or `count` of them; of a generated task, which has as many as one likes, 1,000."""
+    generated = benchmark.partition(":")[0] in tasks.GENERATED
+    return tasks.load(benchmark, "test", count or (1000 if generated else None), seed)
+
+
 def run(arguments) -> dict[str, dict]:
     """{"benchmark, policy": summary} for every pair that the command line names."""
-    if min(arguments.samples, arguments.problems) < 1 or min(arguments.rows, arguments.max_new_tokens) < 0:
-        raise ValueError("--samples and --problems are at least 1, --rows and --max-new-tokens at least 0")
+    if arguments.samples < 1 or min(arguments.problems, arguments.rows, arguments.max_new_tokens) < 0:
+        raise ValueError("--samples is at least 1, --problems, --rows and --max-new-tokens at least 0")
     if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
         raise ValueError(f"--out {arguments.out}: there is no such folder")
     if Path(arguments.out or "-").is_dir():
@@ -212,9 +213,11 @@ def run(arguments) -> dict[str, dict]:
     device = model.choose_device(arguments.device)
     folder = weights.find_folder(arguments.model)
     ran = weights.trained_with(folder)
-    template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
+    asked_how = {name: getattr(arguments, name) for name in ("template", "system", "instruction", "stop")}
+    prompt = tasks.trained_prompt(ran, **asked_how)
+    own_reward = tasks.load_reward(named) if (named := arguments.reward or ran.get("reward", "")) else None
     asked = arguments.benchmark or [own_benchmark(folder, ran)]
-    benchmarks = {name: tasks.load(name, "test", arguments.problems) for name in asked}
+    benchmarks = {name: load(name, arguments.problems, arguments.seed) for name in asked}
     names = arguments.policy or [baselines.name_of(folder), "greedy"]
     by_name = {name: baselines.make(name, folder, device) for name in names}
     transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)
@@ -226,8 +229,8 @@ def run(arguments) -> dict[str, dict]:
         length = arguments.max_new_tokens or ran.get("max_new_tokens") or tasks.completion_length(problems[0])
         for name, policy in by_name.items():
             evaluation = evaluate(
-                transformer, vocabulary, policy, problems, arguments.samples, length, template,
-                arguments.seed, arguments.rows,
+                transformer, vocabulary, policy, problems, arguments.samples, length, prompt,
+                arguments.seed, arguments.rows, own_reward,
             )  # fmt: skip
             label = Path(benchmark).stem if stems.count(Path(benchmark).stem) == 1 else benchmark
             successes = {"successes": evaluation.correct.sum(1).astype(int).tolist()}

@@ -124,11 +124,11 @@ class PlainEngine:
 @torch.inference_mode()
 def generate(
     transformer, policy, prompts: list[list[int]], samples_per_prompt: int, max_new_tokens: int, eos_ids: set[int],
-    generator: torch.Generator | None = None, keep_reads: bool = False, on_token=None, engine=FastEngine,
+    generator: torch.Generator | None = None, keep_reads: bool = False, on_token=None, stop=None, engine=FastEngine,
 ) -> Rollout:  # fmt: skip
     """Sample `samples_per_prompt` completions of each prompt; the samples of a prompt are neighbouring rows.
 
-    policy: a temperature_head.Policy.  `keep_reads`: store what it read.  `on_token(step, tokens, temperatures)` sees every step.
+    policy: a temperature_head.Policy.  keep_reads: store what it read.  on_token(step, tokens, temperatures) sees every step.
     """
     longest, device = check_lengths(transformer, prompts, max_new_tokens), transformer.device
     looks = [look for look in (on_token, policy.see) if look is not None]
@@ -145,7 +145,7 @@ def generate(
         action = policy.act(reads, tau, logits=logits, step=step, generator=generator)
         tau = action.temperature  # tau_t ~ pi_phi
         token, log_prob, entropy = engine.draw(logits, tau, generator)  # y_t ~ pi_theta
-        ends = (token[:, None] == eos).any(1)
+        ends = (token[:, None] == eos).any(1) if stop is None else stop.ended(step, rows, token)  # problems/stops.py
         drawn.append((rows, going, token, ends, action, log_prob, entropy, margin, reads if keep_reads else None))
         for look in looks:
             look(step, token, tau)
@@ -203,26 +203,22 @@ def main() -> None:
     import model
     import tasks
     import tokenizer
-    from display.terminal import colour
+    from display.terminal import colour, visible
     from files import weights
 
     parser = argparse.ArgumentParser(description="Stream one completion, each token coloured by its temperature.")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}; --help lists the flags\n")
-    parser.add_argument(
-        "--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision"
-    )
-    parser.add_argument("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
-    parser.add_argument("--policy", default="", help="own, greedy, 0.7, ead, edt; none: that of the run, or 1")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end"
-    )
-    parser.add_argument(
-        "--template",
-        default="auto",
-        help="auto (as a run was trained), raw, plain, chat, chat-thinking: how a problem is asked",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same completion")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    flag = parser.add_argument
+    flag("--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision")
+    flag("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
+    flag("--policy", default="", help="own, greedy, 0.7, ead, edt; none: that of the run, or 1")
+    flag("--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end")
+    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; none: as a run was trained")  # fmt: skip
+    flag("--system", default=None, help="the system turn of a chat")
+    flag("--instruction", default=None, help="what follows the problem in plain and chat")
+    flag("--stop", default=None, help="a text that ends the completion, such as \\n")
+    flag("--seed", type=int, default=0, help="the same seed gives the same completion")
+    flag("--device", default="auto", help="auto, cpu, cuda or mps")
     arguments = parser.parse_args()
     try:
         device = model.choose_device(arguments.device)
@@ -231,22 +227,23 @@ def main() -> None:
         transformer.compute_dtype = torch.bfloat16 if device.startswith("cuda") else None  # as train.py and eval.py
         model.choose_threads(transformer.config.d_model)
         policy = baselines.make(arguments.policy, folder, device)
-        ran = weights.trained_with(folder)
-        template = ran.get("template", "auto") if arguments.template == "auto" else arguments.template
-        prompt = tasks.render(arguments.prompt, vocabulary, template)
-        generator, stop = torch.Generator(device).manual_seed(arguments.seed), tasks.stop_ids(vocabulary)
+        asked_how = {name: getattr(arguments, name) for name in ("template", "system", "instruction", "stop")}
+        how = tasks.trained_prompt(weights.trained_with(folder), **asked_how)
+        prompt, eos = tasks.render(arguments.prompt, vocabulary, how), tasks.stop_ids(vocabulary)
+        stop = tasks.stop_of(vocabulary, tasks.stops_of(arguments.prompt, how))
+        generator = torch.Generator(device).manual_seed(arguments.seed)
         length = arguments.max_new_tokens or max(1, min(1024, transformer.config.max_length - len(prompt)))
         decoder, taus = codecs.getincrementaldecoder("utf-8")("replace"), []  # a token may be half a character
 
         def stream(step: int, token: Tensor, temperature: Tensor) -> None:
             taus.append(float(temperature[0]))
-            if int(token[0]) not in stop:
-                text = decoder.decode(vocabulary.token_bytes(int(token[0])))
+            if int(token[0]) not in eos:
+                text = visible(decoder.decode(vocabulary.token_bytes(int(token[0]))))
                 print(colour(text, taus[-1]) if sys.stdout.isatty() else text, end="", flush=True)
 
-        generate(transformer, policy, [prompt], 1, length, stop, generator, on_token=stream)
+        generate(transformer, policy, [prompt], 1, length, eos, generator, on_token=stream, stop=stop)
     except (ValueError, OSError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
+        print(visible(f"sample.py: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,6 +2,7 @@
 
     modular                           generated: reach a target in three steps, modulo 100          problems/modular.py
     countdown, countdown:4            generated: reach a target, using every number once            problems/countdown.py
+    words, words:3                    generated: arithmetic word problems of three steps            problems/words.py
     gsm8k, math, math500, aime24 ...  the paper's data sets by name, from the hub                   problems/files.py
     any/file.jsonl, .csv, .parquet    rows with `problem` and `answer`                              problems/files.py
 
@@ -18,7 +19,7 @@ in GENERATED.
 from collections.abc import Callable
 
 import verify
-from problems import countdown, modular, prompts, stops
+from problems import countdown, modular, prompts, stops, words
 from problems.choice import Chosen, choose, hold_out, sample_of
 from problems.files import HUB, SUFFIXES, from_hub, read_file, write_jsonl
 from problems.own_reward import RewardError, call, load_reward
@@ -29,12 +30,13 @@ from problems.stops import Stop
 __all__ = [
     "EMBEDDED", "GENERATED", "HUB", "INSTRUCTION", "SPLITS", "TEMPLATES", "Chosen", "Problem", "Prompt", "RewardError", "Stop",
     "completion_length", "completion_texts", "load", "load_apart", "load_reward", "read_template", "render", "rewards",
-    "stop_ids", "stops_of", "task_of", "trained_prompt", "write_jsonl",
+    "stop_ids", "stop_of", "stops_of", "task_of", "trained_prompt", "write_jsonl",
 ]  # fmt: skip
 
 GENERATED: dict[str, Task] = {
     "countdown": countdown.Countdown(),
     "modular": modular.Modular(),
+    "words": words.Words(),
 }
 # The model that comes along for a task.
 EMBEDDED = {"modular": "models/modular", "countdown:3": "models/countdown", "countdown": "models/countdown"}
@@ -108,13 +110,15 @@ def stops_of(problem: Problem | str, prompt: str | Prompt = "auto") -> tuple[str
     return own or (task.stops if task else ())
 
 
-def stop_ids(vocabulary, texts: tuple[str, ...] = ()) -> set[int]:
-    """Tokens that end a completion: end of text, end of a chat turn (a base model may not list it), and any with a stop text.
-
-    This is exact for stop texts of one byte; `Stop` also finds a longer one that is spread over several tokens.
-    """
+def stop_ids(vocabulary) -> set[int]:
+    """Tokens that end a completion: end of text, and end of a chat turn, which a base model may not list."""
     turns = {vocabulary.token_to_id(token) for token in ("<|im_end|>", "<|eot_id|>")} - {None}
-    return vocabulary.eos_ids | turns | (stops.ids_with(vocabulary, texts) if texts else set())
+    return vocabulary.eos_ids | turns
+
+
+def stop_of(vocabulary, texts: tuple[str, ...]) -> Stop | None:
+    """What sample.generate takes as `stop`; None where only end-of-text tokens end a completion."""
+    return Stop(vocabulary, stop_ids(vocabulary), texts) if texts else None
 
 
 def completion_texts(rollout, vocabulary, stop_texts: tuple[str, ...] = ()) -> list[str]:

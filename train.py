@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import config
 import rl
-from trainer import faults
+from trainer import faults, opening
 from trainer.prepare import prepare
 from trainer.run import Run
 
@@ -67,7 +67,11 @@ def train(c: config.Config, run: Run) -> None:
 
 
 def main() -> None:
-    faults.supervise("train.py", lambda: prepare(config.parse(sys.argv[1:])), lambda run: train(run.c, run))
+    faults.supervise(
+        "train.py",
+        lambda: prepare(config.parse(sys.argv[1:])),
+        lambda run: opening.rehearse(run) if run.c.dry_run else train(run.c, run),
+    )
 
 
 if __name__ == "__main__":

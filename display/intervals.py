@@ -17,8 +17,8 @@ NORMAL = 1.959964  # the normal distribution's quantile
 
 
 @functools.cache
-def student(freedom: int) -> float:
-    """Student's 97.5% quantile.  With t = sqrt(n) tan(angle) the density of the angle is in proportion to cos^(n-1).
+def student(freedom: int, level: float = 0.95) -> float:
+    """Student's quantile for a two-sided interval of `level`: 97.5% for 95%.  With t = sqrt(n) tan(angle) the density of the angle is in proportion to cos^(n-1).
 
     >>> [round(student(n), 3) for n in (1, 2, 4, 9, 99)]
     [12.706, 4.303, 2.776, 2.262, 1.984]
@@ -26,7 +26,7 @@ def student(freedom: int) -> float:
     angle = np.linspace(0, math.pi / 2, 100_001)
     height = np.cos(angle) ** (freedom - 1)
     share = np.concatenate([[0], np.cumsum((height[1:] + height[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(np.interp(0.95, share / share[-1], angle))
+    return math.sqrt(freedom) * math.tan(np.interp(level, share / share[-1], angle))
 
 
 def of_problems(values: np.ndarray) -> tuple[float, float]:

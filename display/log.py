@@ -18,11 +18,12 @@ import sample
 import tasks
 import verify
 from display import curves, report, terminal
+from problems.prompts import after_thinking
 from temperature_head import TemperatureHead
 from token_policy import token_policy
 
 # How many held-out completions are looked at before and after training: with fewer, none may change its outcome.
-LOOKS, TOKENS_LOOKED_AT = 64, 16_384
+LOOKS, TOKENS_LOOKED_AT = 128, 16_384
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
@@ -74,12 +75,19 @@ def flat(summary: dict) -> dict[str, float]:
 def extracted(problem: tasks.Problem, text: str) -> str | None:
     """The answer that a completion gives, right or wrong; None if it gives none.
 
-    >>> extracted(tasks.Problem("3,5,7=22:", "22", "countdown"), "3*5=15,15+7=22;")
-    '22'
+    >>> extracted(tasks.Problem("3,5,7=22:", "22", "countdown"), "3*5=15,15+7=23;")
+    '23'
     """
-    if problem.kind not in tasks.GENERATED:
-        return verify.extract_answer(text)
-    return text.rpartition("=")[2].rstrip(";") or None if "=" in text else None
+    if task := tasks.task_of(problem):
+        steps = [match for match, _ in task.steps(problem, text)]
+        return steps[-1][4] if steps else None
+    return verify.extract_answer(after_thinking(text))
+
+
+def looked_at(problems: list[tasks.Problem], length: int) -> list[tasks.Problem]:
+    """The held-out problems of which a completion is kept before and after training, spread over all of them."""
+    count = min(len(problems), LOOKS, max(4, TOKENS_LOOKED_AT // length))
+    return [problems[i * len(problems) // count] for i in range(count)]
 
 
 @torch.no_grad()
@@ -163,38 +171,27 @@ class Log:
             if name != "step" and self.board is not None:
                 self.board.add_scalar(name, value, metrics["step"])
 
-    def entry(self, transformer, policy, rollout, row: int, problem: tasks.Problem, reward: float) -> dict:
+    def entry(self, transformer, policy, rollout, row: int, problem: tasks.Problem, text: str, reward: float) -> dict:
         """One completion as a row of samples.jsonl: problem, gold answer, the answer given, reward, and every token."""
-        text = self.vocabulary.decode(rollout.completions()[row])
         told = dict(problem=problem.problem, answer=problem.answer, extracted=extracted(problem, text), reward=reward)
         return told | describe(transformer, policy, self.vocabulary, rollout, row)
 
-    def samples(self, step: int, transformer, policy, rollout, problems, rewards: torch.Tensor, progress) -> None:
-        """The step's first right and first wrong completion, with the temperature of every token."""
-        of_rows = rewards.flatten().tolist()
-        for row in [of_rows.index(reward) for reward in sorted({max(of_rows), min(of_rows)}, reverse=True)]:
-            entry = dict(step=step) | self.entry(transformer, policy, rollout, row, problems[row], of_rows[row])
-            self.append(entry)
+    def samples(self, step: int, transformer, policy, rollout, problems, texts, rewards, progress) -> None:
+        """The step's first best and first worst completion, with the temperature of every token."""
+        for row in [rewards.index(reward) for reward in sorted({max(rewards), min(rewards)}, reverse=True)]:
+            entry = self.entry(transformer, policy, rollout, row, problems[row], texts[row], rewards[row])
+            self.append(dict(step=step) | entry)
             line = terminal.show(entry["pieces"], entry["taus"], colours=sys.stdout.isatty())
             asked, given, gold = (
                 terminal.visible(entry[name] or "none")[:60] for name in ("problem", "extracted", "answer")
             )
-            verdict = "right" if entry["reward"] else "wrong"
+            verdict = terminal.verdict(entry["reward"])
             progress.write(f"step {step}  {verdict}  {asked} {line}  (answer {given}, gold {gold})")
 
-    def held_out(self, when: str, step: int, transformer, policy, problems, length: int, template: str) -> None:
-        """One completion each of some held-out problems, spread over all of them, for a look before and after."""
-        count = min(len(problems), LOOKS, max(4, TOKENS_LOOKED_AT // length))
-        asked = [problems[i * len(problems) // count] for i in range(count)]
-        prompts = [tasks.render(problem.problem, self.vocabulary, template) for problem in asked]
-        generator = torch.Generator(transformer.device).manual_seed(0)  # never moves the randomness of training
-        stop = tasks.stop_ids(self.vocabulary)
-        rollout = sample.generate(transformer, policy, prompts, 1, length, stop, generator, keep_reads=True)
-        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
-        rewards = tasks.rewards(asked, texts, rollout.finished.tolist())
-        for row, (problem, reward) in enumerate(zip(asked, rewards)):
-            entry = self.entry(transformer, policy, rollout, row, problem, reward)
-            self.append(dict(step=step, when=when) | entry)
+    def held_out(self, when: str, step: int, transformer, policy, rollout, problems, texts, rewards) -> None:
+        """Completions of held-out problems, before or after training."""
+        for row, told in enumerate(zip(problems, texts, rewards)):
+            self.append(dict(step=step, when=when) | self.entry(transformer, policy, rollout, row, *told))
 
     def append(self, entry: dict) -> None:
         with open(self.run / "samples.jsonl", "a", encoding="utf-8") as file:

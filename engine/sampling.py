@@ -75,11 +75,3 @@ class FastEngine:
         if len(left):
             self.cache.keep(left)
         return left
-
-
-def rows_at_once(transformer, length: int, gibibytes: float = 16.0) -> int:
-    """How many rows of `length` tokens have their keys and values in so much memory; 512 at most, 1 at least."""
-    c = transformer.config
-    bytes_per_number = (transformer.compute_dtype or transformer.embed.weight.dtype).itemsize
-    bytes_per_row = 2 * c.n_layers * c.n_kv_heads * c.d_head * bytes_per_number * length
-    return max(1, min(512, int(gibibytes * 2**30 / bytes_per_row)))

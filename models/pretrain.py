@@ -1,19 +1,19 @@
-"""How the embedded base models were made: small Qwen3-format models warmed up on the traces of an imperfect demonstrator.
+"""How the embedded base models were made: small models in Qwen3's format, trained on the traces of an imperfect demonstrator.
 
-Reinforcement learning starts from models that know the form of an answer and are often wrong.  The demonstrator is wrong
-in the ways that real text is:
+Reinforcement learning needs a model that knows the form of an answer and is often wrong.  The demonstrator makes the mistakes
+that real text contains:
 
-    plans     most of them ignore the target (`aimless`)
-    habits    + is preferred, - less so, * is rare
-    slips     a dropped carry, or off by one, and the trace goes on from there
+    plans     most plans ignore the target (`aimless`)
+    habits    it prefers +, uses - less often, and * rarely
+    slips     a wrong result, by a dropped carry or by one; the trace goes on with it
 
-So what a temperature can do differs by token: operators and operands are choices, in which habit hides the right answer;
-digits of a result are computations, in which every deviation is a mistake.
+So temperatures have different effects.  Operators and operands are choices, where habit hides the right answer.  Digits of a
+result are computations, where every deviation is a mistake.
 
-Each generated task takes a base model of its own.  These two come with the repository, models/countdown/ and models/modular/:
+The repository contains one base model for each of these tasks, models/countdown/ and models/modular/:
 
-    python pretrain.py                                                               Countdown, some minutes on one core
-    python pretrain.py --task modular --steps 3000 --out runs/base_modular     that of the default run, 20 minutes
+    python -m models.pretrain                                                           Countdown, some minutes on one core
+    python -m models.pretrain --task modular --steps 3000 --out runs/base_modular       the default run's, 20 minutes
 """
 
 import argparse
@@ -36,6 +36,7 @@ import tokenizer
 from problems import countdown, modular
 
 END_OF_TEXT = "<|endoftext|>"
+DEMONSTRATED = ("countdown", "modular")
 HABITS = {"+": 0.80, "-": 0.15, "*": 0.05}
 
 
@@ -47,19 +48,19 @@ def slip(result: int, draw: random.Random) -> int:
 
 
 def same_slip(result: int, draw: random.Random) -> int:
-    """The one wrong result that a demonstrator with `--same-slip` knows: so it is the likelier, and the harder to cut away."""
+    """With `--same-slip` every result has one wrong value, which is likelier and so harder to remove by a low temperature."""
     return result - 10 if result >= 10 else result + 1
 
 
 def plans_of(problem: tasks.Problem):
-    """Every plan for a problem, with what it ends at."""
+    """Every plan for a problem, with the number it ends at."""
     if problem.kind == "modular":
         return modular.plans(problem.problem)
     return countdown.plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
 
 
 def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float, slip=slip) -> str:
-    """As `demonstrate`, of modular.py's problems: a plan is three operations."""
+    """`demonstrate` for the modular task, where a plan is three operations."""
     now, operand, target = modular.read(problem.problem)
     aimed, steps = draw.random() >= aimless, []
     found = [names for end, names in modular.plans(problem.problem) if not aimed or end == target]
@@ -77,9 +78,9 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
     if problem.kind == "modular":
         return demonstrate_modular(problem, draw, aimless, slips, slip)
     numbers = [int(number) for number in problem.problem.split("=")[0].split(",")]
-    pool = [(number, number) for number in numbers]  # (what the plan has there, what is written there): slips part them
+    pool = [(number, number) for number in numbers]  # (value in the plan, value as written): slips make them differ
     aimed = []
-    if draw.random() >= aimless:  # a plan that reaches the target, by habit among those that do
+    if draw.random() >= aimless:  # among the plans that reach the target, by habit
         found = [plan for end, plan in countdown.plans(tuple(numbers)) if end == int(problem.answer)]
         weights = [math.prod(HABITS[operation] for _, operation, _, _ in plan) for plan in found]
         aimed = list(draw.choices(found, weights)[0])
@@ -93,7 +94,7 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
             a, b = (pool.pop(draw.randrange(len(pool)))[1] for _ in range(2))
             allowed = [name for name in HABITS if name != "-" or a >= b]
             operation = draw.choices(allowed, [HABITS[name] for name in allowed])[0]
-        if operation == "-" and a < b:  # a slip made the plan impossible: turn it round
+        if operation == "-" and a < b:  # a slip made the plan impossible: swap them
             a, b = b, a
         right = countdown.OPERATIONS[operation](a, b)
         shown = slip(right, draw) if draw.random() < slips else right
@@ -105,7 +106,7 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
 def batches(
     problems: list[tasks.Problem], vocabulary, size: int, draw: random.Random, aimless: float, slips: float, slip=slip
 ):
-    """Yield inputs, targets (size, T); a target of -100 (the prompt, the padding) is not learned."""
+    """Yield inputs and targets (size, T).  The target is -100 for prompt and padding, which are not learned."""
     end = next(iter(vocabulary.eos_ids))
     while True:
         inputs, targets = [], []
@@ -129,13 +130,15 @@ def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4)
     )  # fmt: skip
     for name, parameter in transformer.named_parameters():
         if parameter.dim() > 1:
-            deep = name.endswith(("o.weight", "down.weight"))  # as GPT-2: what writes to the residual starts smaller
+            deep = name.endswith(
+                ("o.weight", "down.weight")
+            )  # as in GPT-2, projections into the residual start smaller
             torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * layers) if deep else 1))
     return transformer
 
 
 def write_tokenizer(folder: Path) -> None:
-    """One token a byte, and one that ends a text."""
+    """One token for each byte, and one that ends a text."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
@@ -184,34 +187,32 @@ def main() -> None:
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
     parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
-    parser.add_argument(
-        "--same-slip", action="store_true", help="a wrong result is always the same one: the harder to cut away"
-    )
+    parser.add_argument("--same-slip", action="store_true", help="every result has one wrong value only")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=96, help="d_model, a multiple of 24")
-    parser.add_argument("--layers", type=int, default=4, help="of these with 4 heads each")
+    parser.add_argument("--layers", type=int, default=4, help="number of layers, of 4 heads each")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a wider model; auto")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the demonstrator")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the weights and the demonstrator")
     arguments = parser.parse_args()
     if not arguments.out:
-        parser.exit(2, "pretrain.py: --out is empty, and names the model's folder\n")
+        parser.exit(2, "pretrain.py: --out is empty; name the folder to write\n")
     if (Path(arguments.out) / "config.json").exists():
-        parser.exit(2, f"pretrain.py: {arguments.out} holds a model already: --out names another folder\n")
+        parser.exit(2, f"pretrain.py: {arguments.out} contains a model already; choose another --out\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
         parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
     if min(arguments.steps, arguments.batch_size, arguments.layers) < 1 or arguments.lr <= 0:
         parser.exit(2, "pretrain.py: --steps, --batch-size and --layers are at least 1, and --lr is above 0\n")
     if arguments.width < 24 or arguments.width % 24:
-        parser.exit(2, f"pretrain.py: --width {arguments.width} is no multiple of 24\n")
+        parser.exit(2, f"pretrain.py: --width {arguments.width} is not a multiple of 24\n")
     try:
         arguments.device = model.choose_device(arguments.device)
     except ValueError as error:
         parser.exit(2, f"pretrain.py: --device: {error}\n")
     model.choose_threads(arguments.width)
     try:
-        problems = tasks.load(arguments.task) if arguments.task.partition(":")[0] in tasks.GENERATED else []
+        problems = tasks.load(arguments.task) if arguments.task.partition(":")[0] in DEMONSTRATED else []
     except ValueError:
         problems = []
     if not problems or problems[0].problem.count(",") > 4:  # of six numbers there are too many plans

@@ -40,26 +40,37 @@ HUB = {  # name: (hub id, configuration, split, problem field, answer field, how
 
 
 def from_hub(name: str) -> list[Problem]:
+    """The problems of a data set; ValueError where the hub does not give it."""
     import datasets
 
     hub_id, configuration, split, problem, answer, read = HUB[name]
     try:
         rows = datasets.load_dataset(hub_id, configuration, split=split)
-        problems = [Problem(row[problem], read(row[answer])) for row in rows]
+        problems = [Problem(str(row[problem] or ""), read(row[answer] or "")) for row in rows]
     except Exception as error:  # the hub's errors have many types; the user needs one line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"task {name!r}: the hub did not give {hub_id} ({reason}); a .jsonl file works too") from None
-    return [problem for problem in problems if problem.problem.strip() and problem.answer.strip()]
+    return with_answers(name, problems)
+
+
+def with_answers(name: str, problems: list[Problem]) -> list[Problem]:
+    """Without the problems whose answer is empty, which no completion could meet: their number is said."""
+    kept = [problem for problem in problems if problem.problem.strip() and problem.answer.strip()]
+    if left_out := len(problems) - len(kept):
+        print(f"{name}: left out {left_out} of {len(problems)} rows without a problem or an answer", file=sys.stderr)
+    if not kept:
+        raise ValueError(f"{name}: no problems in it")
+    return kept
 
 
 def read_file(path: str) -> list[Problem]:
-    """The problems of a file.  Rows whose answer is empty cannot be rewarded: they are left out, which is said.
+    """The problems of a file.  A row has `problem` (or `question`) and `answer`.
 
-    A row has `problem` (or `question`) and `answer`.  Raises FileNotFoundError or ValueError with the file and the row.
+    Raises FileNotFoundError or ValueError with the file and the row.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    problems, empty = [], 0
+    problems = []
     for where, row in rows_of(path):
         name = "question" if isinstance(row, dict) and "problem" not in row and "question" in row else "problem"
         for field in (name, "answer"):
@@ -67,18 +78,8 @@ def read_file(path: str) -> list[Problem]:
                 raise ValueError(f"{path}, {where}: the field {field!r} is missing or not text")
         # Scraped text may hold half of a surrogate pair, which becomes a ?.
         problem, answer = (str(row[field]).encode("utf-8", "replace").decode() for field in (name, "answer"))
-        answer = after_hashes(answer) if "####" in answer else answer
-        if problem.strip() and answer.strip():
-            problems.append(Problem(problem, answer))
-        else:
-            empty += 1
-    if empty:
-        print(
-            f"{path}: left out {empty} of {empty + len(problems)} rows without a problem or an answer", file=sys.stderr
-        )
-    if not problems:
-        raise ValueError(f"{path}: no problems in it")
-    return problems
+        problems.append(Problem(problem, after_hashes(answer) if "####" in answer else answer))
+    return with_answers(path, problems)
 
 
 def rows_of(path: str) -> Iterator[tuple[str, object]]:

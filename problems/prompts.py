@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 TEMPLATES = ("auto", "raw", "plain", "chat", "chat-thinking")
@@ -101,7 +102,7 @@ def chat_turn(asked: str, vocabulary, system: str, thinking: bool) -> tuple[str,
     if not vocabulary.chat_template:
         raise ValueError("this model has no chat template (tokenizer_config.json, chat_template.jinja); try plain")
     program = compiled(vocabulary.chat_template)
-    variables = dict(tools=None, documents=None, add_generation_prompt=True, enable_thinking=thinking)
+    variables: dict[str, Any] = dict(tools=None, documents=None, add_generation_prompt=True, enable_thinking=thinking)
     variables |= {"strftime_now": datetime.now().strftime, **vocabulary.template_tokens}
 
     def written(user: str) -> str:

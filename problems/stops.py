@@ -8,12 +8,6 @@ import torch
 from torch import Tensor
 
 
-def ids_with(vocabulary, texts: tuple[str, ...]) -> set[int]:
-    """The tokens that hold a whole stop text.  For a stop of one byte, such as a newline, there are no other ends."""
-    wanted = [text.encode() for text in texts]
-    return {i for i in range(vocabulary.vocab_size) if any(stop in vocabulary.token_bytes(i) for stop in wanted)}
-
-
 def cut(text: str, stops: tuple[str, ...]) -> str:
     """The text in front of the first stop.
 
@@ -43,17 +37,23 @@ class Stop:
             return next(number[b] for b in reversed(begun) if text.endswith(b))
 
         # One row a state, the ended one too; one column more than tokens, for ids that models pad their vocabulary with.
-        table = [[after(begin, piece) for piece in pieces] + [number[begin]] for begin in begun]
+        fresh = [after(b"", piece) for piece in pieces]
+        table = []
+        for begin in begun:  # most tokens do not go on with what has begun, and so leave it
+            ends = [end for end in begun if end and begin.endswith(end)]
+            onward = {stop[len(end)] for end in ends for stop in stops if stop != end and stop.startswith(end)}
+            goes_on = [piece[:1] == b"" or piece[0] in onward for piece in pieces]
+            row = [after(begin, piece) if on else new for piece, on, new in zip(pieces, goes_on, fresh)]
+            table.append([*row, number[begin]])
         self.table = torch.tensor([*table, [self.ended_state] * (len(pieces) + 1)])
         self.table[:, sorted(i for i in eos_ids if i < len(pieces))] = self.ended_state
         self.states = torch.zeros(0, dtype=torch.long)
 
-    def begin(self, rows: int, device) -> None:
-        """Before the first token of `rows` completions."""
-        self.table, self.states = self.table.to(device), torch.zeros(rows, dtype=torch.long, device=device)
-
-    def ended(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """(n,) bool: whether these rows (n,), having drawn these tokens (n,), are at their end."""
+    def ended(self, step: int, rows: Tensor, tokens: Tensor) -> Tensor:
+        """(n,) bool: whether these rows (n,), having drawn these tokens (n,) at this step, are at their end."""
+        if step == 0:  # all rows of a new rollout
+            self.table = self.table.to(tokens.device)
+            self.states = torch.zeros(len(rows), dtype=torch.long, device=tokens.device)
         column = tokens.clamp(max=self.table.shape[1] - 1)
         self.states[rows] = self.table[self.states[rows], column]
         return self.states[rows] == self.ended_state

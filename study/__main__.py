@@ -9,7 +9,7 @@ from pathlib import Path
 
 import model
 import tasks
-from study import findings, settings, trials
+from study import settings, tables, trials
 from study.experiment import run_all, tune
 from study.results import Asked, problems_of, restore, weights_of
 from study.trials import Size, Trial, folder_of
@@ -29,6 +29,7 @@ def words(given: list[str]) -> argparse.Namespace:
     add("--methods", nargs="+", default=[""], help="only methods of these names, or whose name holds one of these")
     add("--seeds", type=int, default=0, help="number of seeds; 0: five, or one with --quick")
     add("--problems", type=int, default=0, help="number of test problems; 0: 1,000, or 200 with --quick")
+    add("--samples", type=int, default=8, help="samples of each problem in the evaluation [8]")
     add("--skip", type=int, default=0, help="leave out this many problems before these")
     add("--again", default="", help="evaluate the trained trials of this folder; train nothing")
     add("--split", default="test", help="test, or tuning: problems to choose by [test]")
@@ -42,14 +43,27 @@ def words(given: list[str]) -> argparse.Namespace:
     add("--out", default="", help="folder of the trials [runs/study, study-quick, study-map, study-countdown4 ...]")
     add("--done", default="", help="a file of kept trials (study.findings --keep) that count as done")
     found = parser.parse_args(given)
-    fixed = ("quick", "regimes", "methods", "seeds", "problems", "skip", "split", "base", "task", "settings", "tune")
+    fixed = (
+        "quick",
+        "regimes",
+        "methods",
+        "seeds",
+        "problems",
+        "samples",
+        "skip",
+        "split",
+        "base",
+        "task",
+        "settings",
+        "tune",
+    )
     if found.plan and (more := [name for name in fixed if getattr(found, name) != parser.get_default(name)]):
         refuse(f"--plan {found.plan} says which trials on which problems: leave out --{more[0]}")
     found.regimes = found.regimes or [r for r in trials.ALL if not (found.quick and r.endswith("long"))]
     if unknown := set(found.regimes) - set(trials.ALL):
         refuse(f"{unknown}: regimes are {', '.join(trials.ALL)}")
-    if min(found.seeds, found.problems, found.skip) < 0 or found.jobs < 1:
-        refuse("--jobs is at least 1, --seeds, --problems and --skip at least 0")
+    if min(found.seeds, found.problems, found.skip) < 0 or found.jobs < 1 or found.samples < 2:
+        refuse("--jobs is at least 1, --samples at least 2, --seeds, --problems and --skip at least 0")
     if found.task.partition(":")[0] not in tasks.GENERATED:
         refuse("--task is countdown:N or modular")
     if found.split == "train":
@@ -142,7 +156,7 @@ def run(asked: argparse.Namespace) -> None:
         with one_line():
             return tune(root, size, asked.jobs, device, tried)
     there_are = len(tasks.load(size.task, asked.split, asked.skip + size.problems))
-    problems = Asked(asked.split, there_are - asked.skip, asked.skip, device)
+    problems = Asked(asked.split, there_are - asked.skip, asked.skip, device, asked.samples)
     if problems.problems < 1:
         raise ValueError(f"--skip {asked.skip}: there are {there_are} {asked.split} problems")
     if asked.done:
@@ -165,7 +179,7 @@ def run(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["tables"]:
-        return print(findings.every_table())
+        return print(tables.every_table())
     try:
         run(words(sys.argv[1:]))
     except (ValueError, OSError) as error:

@@ -35,25 +35,25 @@ import tasks
 import tokenizer
 import train
 from display import log
-from study import settings, trials
+from study import rivals, settings, trials
 from study.results import Asked, weights_of, write
 from study.trials import Size, Trial, folder_of
-from trainer import faults
+from trainer import checks, faults
 from trainer.prepare import prepare
 
 COMMON = ("0.3", "0.5", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
 
 def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None) -> dict:
-    """Train and evaluate; result.json in the trial's folder is written last, and a trial that has one is done.
+    """Train and evaluate.  A trial is done when its folder has a result.json, which is written last.
 
-    `again`, a folder of trained trials: nothing is trained, and its own policy alone evaluated."""
+    With `again`, a folder of trained trials, nothing is trained, and only the trial's own policy is evaluated."""
     folder = folder_of(trial, root)
     if (folder / "result.json").is_file():
         return json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
-    model.choose_device(asked.device)  # what that sets is of a process
+    model.choose_device(asked.device)  # its settings belong to the process, and this may be a new one
     started, metrics = time.process_time(), []
     source = folder_of(trial, again or root, trial.after) if trial.after else Path(trial.base)
     if again and trial.flags is not None:
@@ -61,18 +61,19 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     elif trial.flags is not None:
         metrics = learn(trial, folder, source, asked.device)
         source = folder
-        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last one
+        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last weights
     transformer, vocabulary = model.load(source, asked.device), tokenizer.load(source)
     problems = tasks.load(trial.task, asked.split, asked.skip + asked.problems)[asked.skip :]
 
     def evaluate(policy, problems) -> dict:
         transformer.compute_dtype = torch.bfloat16 if asked.device.startswith("cuda") else None
         length = tasks.completion_length(problems[0])
-        found = evaluation.evaluate(transformer, vocabulary, policy, problems, 8, length, seed=trial.seed)
+        found = evaluation.evaluate(transformer, vocabulary, policy, problems, asked.samples, length, seed=trial.seed)
         return found.summary() | {"successes": found.correct.sum(1).astype(int).tolist()}
 
-    own = baselines.make(trial.policy, source, asked.device)
-    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device)
+    stop = tasks.stop_ids(vocabulary)
+    own = rivals.evaluated(trial, source, asked.device, metrics, stop, lambda policy: evaluate(policy, problems))
+    result = dict(trial=trial._asdict(), split=asked.split, skip=asked.skip, device=asked.device, samples=asked.samples)
     result |= dict(weights=weights_of(trial.base), metrics=metrics, evaluations={"own": evaluate(own, problems)})
     own_tokens = "token_lr" in (trial.flags or ()) or "tokens first" in trial.method
     if own_tokens and not again:
@@ -80,34 +81,40 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
         result["evaluations"] |= {name: evaluate(policy, problems) for name, policy in common.items()}
         choose_by = tasks.load(trial.task, "tuning", min(asked.problems, 1000))
         result["tuning"] = {"own": evaluate(own, choose_by), "greedy": evaluate(common["greedy"], choose_by)}
-        transformer = model.load(trial.base, asked.device)
+        transformer = model.load(trial.base, asked.device)  # `evaluate` reads this name
         result["tuning"]["greedy, before"] = evaluate(common["greedy"], choose_by)
     result["cpu_minutes"] = (time.process_time() - started) / 60
     write(result, folder)
     return result
 
 
-def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_of=None) -> list[dict]:
-    """Train from the model in `source` by train.py's own loop: the run's metrics, one dict a step; the run lies in `folder`.
+def words_of(trial: Trial, **more) -> list[str]:
+    """train.py's command line for a trial, without the flags that do nothing with its policy, which train.py refuses."""
+    flags = more | {"policy": trial.policy} | trial.flags
+    if trial.policy.startswith("tampo") or not baselines.learns(trial.policy):
+        flags = {name: value for name, value in flags.items() if name not in checks.OF_HEAD}
+    return [word for name, value in flags.items() for word in (checks.flag(name), str(value))]
 
-    `policy_of` makes a policy that has no name, of the vocabulary, to stand in for the trial's."""
-    words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
-    c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
-    config.validate(c)
+
+def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_of=None) -> list[dict]:
+    """Train from the model in `source` by train.py's own loop, in `folder`; returns the run's metrics, one dict a step.
+
+    `policy_of(vocabulary)` replaces the trial's policy, for policies without a name."""
+    c = config.parse(words_of(trial, out=folder, seed=trial.seed, device=device, model=source))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
         run = prepare(c)
         if policy_of is not None:
             run.policy = policy_of(run.vocabulary)
         train.train(c, run)
     metrics = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
-    if len(metrics) < c.steps:  # at a signal train.py saves, and ends early
+    if len(metrics) < c.steps:  # a signal: train.py saved and ended early
         raise faults.Stopped("a trial was ended before its last step")
     return metrics
 
 
 @contextlib.contextmanager
 def no_pictures():
-    """Those of every trial would take longer than its evaluation."""
+    """Runs inside draw no report, which would take longer than the trial's evaluation."""
     report, log.Log.report = log.Log.report, lambda self: ""
     try:
         yield
@@ -140,7 +147,7 @@ def run_all(todo: list[Trial], root: Path, asked: Asked, jobs: int, again: Path 
                 unfinished.remove(name)
                 progress.update()
             time.sleep(0 if ended else 0.05)
-        pool.close()  # leaving would end the processes by a signal, of which they would complain
+        pool.close()  # without it, leaving kills the processes, and they print tracebacks
         pool.join()
     return [results[trial[:3]] for trial in todo]
 

@@ -1,17 +1,16 @@
-"""How far could a temperature by kind of token come?  A rule that is told the kinds, which no policy is, and has the best three numbers.
+"""How far could a temperature by kind of token come?  A rule that is told the kinds, which no policy is, with the best three numbers.
 
     operand     the first token of a step, and what follows an operator
     operator    may come: a digit of the left operand stands already
     result      from `=` to the end of the step
 
-    python oracle.py --task countdown --problems 1000 --seeds 5 --kept study/kept/trials-countdown.jsonl.gz
-    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 3 --kept study/kept/trials-modular.jsonl.gz
-    python oracle.py --task modular --problems 5000 --tuning 1000 --seeds 2 --kept study/kept/trials-modular.jsonl.gz --regime 3e-6-long
+    python -m study.oracle --task countdown --problems 1000 --seeds 5 --kept study/kept/trials-countdown.jsonl.gz
+    python -m study.oracle --task modular --problems 5000 --tuning 1000 --seeds 3 --kept study/kept/trials-modular.jsonl.gz
+    python -m study.oracle ... --keep study/kept/trials-told-modular.jsonl.gz         keeps the rule's trials and the heads'
 
-Where the rule is level with a learned temperature, that is worth no more than telling the kinds apart; where it is below, the head
-sees more than kinds.  Tokens are those of the base model, or in a regime in which both learn, tokens that have learned under the
-rule, for as long as other methods.  The three numbers are the best of 60 settings on the tuning problems, tokens frozen, by the
-sum of both metrics and by Avg@8 alone; those of the rules in trials.py are the best of eight.
+Where the rule is level with a learned temperature, that temperature is worth no more than telling the kinds apart.  Tokens are
+those of the base model.  In a regime in which both learn, tokens learn under the rule, for as long as under other methods.  The
+three numbers are the best of 60 settings on the tuning problems, tokens frozen, by the sum of both metrics and by Avg@8 alone.
 """
 
 import argparse
@@ -31,8 +30,9 @@ import tasks
 import tokenizer
 from baselines import chosen
 from study import experiment as study
-from study import findings, trials
-from study.results import read
+from study import tables, trials
+from study.results import keep, read, weights_of
+from study.trials import Trial
 from temperature_head import Action, Policy
 from trainer import faults
 
@@ -72,7 +72,7 @@ class Told(Policy):
 
 
 def result_of(transformer, vocabulary, policy, problems: list[tasks.Problem], seed: int) -> dict:
-    """As study.py's results are, so that findings.py and frontier.py can tell of it."""
+    """As study.py's results are, so that tables.py and frontier.py can tell of it."""
     of = evaluation.evaluate(
         transformer, vocabulary, policy, problems, 8, tasks.completion_length(problems[0]), seed=seed
     )
@@ -107,7 +107,7 @@ def heads_of(kept: str, task: str, problems: int, regime: str) -> dict[str, list
     return heads
 
 
-def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str, regime: str) -> None:
+def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str, regime: str, file: str = "") -> None:
     heads = heads_of(kept, task, problems, regime) if kept else {}
     frozen, vocabulary = model.load(base), tokenizer.load(base)
     model.choose_threads(frozen.config.d_model)
@@ -123,10 +123,15 @@ def run(task: str, base: str, problems: int, tuning: int, seeds: int, kept: str,
         policy = Told(vocabulary, *best)
         transformer = frozen if regime == "frozen" else trained(policy, task, base, regime, seed)
         label = f"{name}: operand {best[0]}, operator {best[1]}, result {best[2]}"
-        methods.setdefault(label, []).append(result_of(transformer, vocabulary, policy, test, seed))
-    print(findings.accuracy_table(methods | heads))
+        trial = Trial(regime, label, seed, "told", None, base=base, task=task)._asdict()
+        told = {"trial": trial, "weights": weights_of(base)} | result_of(transformer, vocabulary, policy, test, seed)
+        methods.setdefault(label, []).append(told)
+    print(tables.accuracy_table(methods | heads))
+    if file:
+        same = {name.removesuffix(f" ({regime})"): of for name, of in heads.items() if name.endswith(f" ({regime})")}
+        keep({regime: methods | same}, Path(file))
     if heads:
-        print("\n" + findings.less_table(heads, {name.partition(":")[0]: of for name, of in methods.items()}))
+        print("\n" + tables.less_table(heads, {name.partition(":")[0]: of for name, of in methods.items()}))
 
 
 def main() -> None:
@@ -137,7 +142,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1000, help="so many test problems [1000]")
     parser.add_argument("--tuning", type=int, default=573, help="so many tuning problems, to choose by [573]")
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds [3]")
-    parser.add_argument("--kept", default="", help="kept trials of study.py, whose heads it is held against")
+    parser.add_argument("--kept", default="", help="kept trials, whose heads it is compared with")
+    parser.add_argument("--keep", default="", help="write the rule's trials, and the heads', to this file")
     regimes = ["frozen", *trials.TOKEN_LR]
     parser.add_argument(
         "--regime", default="frozen", help=f"what learns, as in study.py: {', '.join(regimes)} [frozen]"
@@ -152,7 +158,7 @@ def main() -> None:
         parser.error(f"--task {arguments.task!r} is not generated, or no model comes along for it: --base names one")
     try:
         run(
-            arguments.task, base, arguments.problems, arguments.tuning, arguments.seeds, arguments.kept, arguments.regime
+            arguments.task, base, arguments.problems, arguments.tuning, arguments.seeds, arguments.kept, arguments.regime, arguments.keep,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         parser.exit(2, f"oracle.py: {error}\n")

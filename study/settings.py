@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 GRID = ["0.1", "0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5"]
 PASS = {"temperature_objective": "pass@8"}
-# For the heads, and for EAD as the best rule: under one temperature for all tokens it is a common factor.
+# For heads and EAD.  With one temperature for all tokens the weight would be a common factor.
 BY_TAU = {"token_weight": "tau"}
 LEARNING = [
     {"temperature_lr": rate, "temperature_epochs": epochs} for rate in (1e-3, 3e-3, 6e-3, 1e-2) for epochs in (2, 4)
@@ -27,6 +27,13 @@ TUNED: dict[str, list[Setting]] = {  # eight each
     ],
     "min-p": [(f"{tau}+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.3) for tau in (2, 10)],
     "top-p": [(f"{tau}+top_p={p}", None) for p in (0.6, 0.7, 0.8, 0.9) for tau in (1, 2)],
+    "hot top-p": [(f"{tau}+top_p={p}", None) for p in (0.5, 0.6, 0.7, 0.8) for tau in (4, 10)],
+    "EAD, min-p": [
+        (f"ead:tokens_per_unit=1,growth=0,d_0=25,tau_max={tau},warm_tokens={warm}+min_p={p}", None)
+        for p in (0.05, 0.1, 0.2, 0.3) for tau, warm in ((0.7, 4), (1.2, 0))
+    ],
+    "EDT, min-p": [(f"edt:base={base},theta=1.0+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.3) for base in (0.8, 1.2)],
+    "two-piece": [("two-piece", PASS | flags) for flags in LEARNING],
     "TAMPO": [(f"tampo:sharpness={s},momentum={m}", {}) for s in (0.003, 0.01, 0.03, 0.1) for m in (0.8, 0.95)],
     "sequence": [("sequence", PASS | flags) for flags in LEARNING],
     "head": [("own", PASS | flags) for flags in LEARNING],
@@ -35,10 +42,10 @@ TUNED: dict[str, list[Setting]] = {  # eight each
         for p in (0.05, 0.1, 0.2, 0.3) for high in (1.5, 4.0)
     ],
 }  # fmt: skip
-# Where slips are all the same (pretrain.py --same-slip), and so a third as likely as the right result: shares above that too.
+# For the base model of `models/pretrain.py --same-slip`, whose slips are a third as likely as the right result: larger shares too.
 TUNED_OF: dict[str, dict[str, list[Setting]]] = {
     "same-slip": {
-        "min-p": [  # and colder, as none of these will do: twice as many settings as any other method
+        "min-p": [  # none of the first eight was any good, so eight colder ones were added
             *((f"{tau}+min_p={p}", None) for p in (0.2, 0.3, 0.4, 0.5) for tau in (2, 10)),
             *((f"{tau}+min_p={p}", None) for p in (0.05, 0.1, 0.2, 0.4) for tau in (0.7, 1)),
         ],
@@ -48,23 +55,26 @@ TUNED_OF: dict[str, dict[str, list[Setting]]] = {
         ],
     }
 }  # fmt: skip
-# Of the head with a cut: is it the cut, or the wider range?
+# Is it the cut, or the wider range that the head has with it?
 CONTROLS: list[Setting] = [("own", PASS | {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2})]
+CLIP_HIGHER = {"clip_high": 0.28}  # DAPO's (arXiv 2503.14476), not tuned here
 BEST_FIXED = "0.7"  # for training, on the tuning problems
 
 
 class Chosen(NamedTuple):
-    """Of each method the best of its eight settings by Avg@8 + Pass@8, on a task's tuning problems."""
+    """The best of the eight settings of each method, by Avg@8 + Pass@8 on the tuning problems."""
 
     rules: dict[str, str]
     tampo: str
     sequence: dict
     head: dict
     head_and_cut: tuple[str, dict]
+    rivals: dict[str, str] = {}  # rules that came later
+    two_piece: dict = {}
 
 
 CHOSEN = {
-    "countdown": Chosen(  # of the head's best two, whose difference is noise, the lower rate
+    "countdown": Chosen(  # of the two best settings of the head, whose difference is noise, the one with the lower rate
         rules={
             "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=0.7,warm_tokens=4",
             "EDT": "edt:base=0.8,theta=1.0",
@@ -78,7 +88,7 @@ CHOSEN = {
         head={"temperature_lr": 3e-3, "temperature_epochs": 2},
         head_and_cut=("own+min_p=0.1", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
-    "modular": Chosen(  # here the rules that are best for Avg@8 alone are others, so these take part too
+    "modular": Chosen(  # other settings of EAD and EDT are best for Avg@8 alone: these take part too
         rules={
             "EAD": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0",
             "EAD for Avg@8": "ead:tokens_per_unit=1,growth=0,d_0=12,tau_max=0.7,warm_tokens=4",
@@ -94,7 +104,7 @@ CHOSEN = {
         head_and_cut=("own+min_p=0.05", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
     ),
 }
-# The second task with the other base model, of those methods that were tuned for it; of the rest the second task's.
+# Methods that were tuned for the base model with the same slips; the others have the settings of the second task.
 CHOSEN["same-slip"] = CHOSEN["modular"]._replace(
     rules=CHOSEN["modular"].rules
     | {

@@ -17,7 +17,7 @@ steps: it is where `tokens first` starts.  `longer` spends the head's rollouts o
 from pathlib import Path
 from typing import NamedTuple
 
-from study.settings import BEST_FIXED, BY_TAU, CHOSEN, GRID, PASS, Chosen
+from study.settings import BEST_FIXED, BY_TAU, CHOSEN, CLIP_HIGHER, GRID, PASS, Chosen
 
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "1e-4-long", "2e-4", "2e-4-long")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
@@ -93,6 +93,12 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, "head, mean", "own", flags | chosen.head, after)
             add(regime, "head, pass@8", "own", flags | PASS | chosen.head, after)
             if regime == "frozen":
+                for name, control in (("shuffled head", "shuffled"), ("mean of the head", "mean of own")):
+                    add(regime, name, control, None, after="head, mean")
+                for name, policy in chosen.rivals.items():
+                    add(regime, name, policy, None)
+                if chosen.two_piece:
+                    add(regime, "two-piece, mean", "two-piece", flags | chosen.two_piece)
                 policy, learning = chosen.head_and_cut
                 add(regime, "head, mean, min-p", policy, flags | learning)
                 add(regime, "head, pass@8, min-p", policy, flags | learning | PASS)
@@ -112,6 +118,9 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
         add(regime, f"tokens pass@8 at {BEST_FIXED}", BEST_FIXED, rate | {"token_objective": "pass@8"})
         add(regime, "TAMPO, pass@8", chosen.tampo, rate | PASS)
         add(regime, "sequence, pass@8", "sequence", rate | PASS | chosen.sequence)
+        add(regime, f"fixed {BEST_FIXED}, clip-higher", BEST_FIXED, rate | CLIP_HIGHER)
+        add(regime, "head, mean, every step, clip-higher", "own", rate | chosen.head | CLIP_HIGHER)
+        add(regime, "E3", f"e3:start=0.2,end=0.1,steps={steps}", rate)
         add(regime, "EAD, by tau", chosen.rules["EAD"], rate | BY_TAU)
         add(regime, "short", BEST_FIXED, rate | {"steps": steps - third})
         for objective, flags in (("mean", chosen.head), ("pass@8", PASS | chosen.head)):
@@ -149,7 +158,23 @@ def map_plan() -> tuple[Size, list[Trial]]:
     return size, [of[rate, method, seed] for method, seed in first + rest for rate in MAP_RATES]
 
 
-PLANS = {"map": map_plan}
+RIVALS = (
+    "head, mean", "shuffled head", "mean of the head", "greedy", "fixed 0.5", "fixed 0.7", "EDT", "EAD for Avg@8", "min-p",
+    "two-piece, mean", "hot top-p", "EAD, min-p", "EDT, min-p", "mixture", "head, mean, min-p",
+)  # fmt: skip
+JOINT = ("fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3")
+
+
+def rivals_plan() -> tuple[Size, list[Trial]]:
+    """Controls and nearest rivals on the frozen modular task, then those of a joint regime."""
+    size = FULL._replace(base="models/modular", task="modular", problems=5000, seeds=3)
+    of = {trial[:3]: trial for trial in planned(size, ["frozen", "3e-6-long"])}
+    names = [("frozen", name) for name in RIVALS] + [("3e-6-long", name) for name in JOINT]
+    named = [(regime, name, seed) for seed in range(size.seeds) for regime, name in names]
+    return size, [of[trial] for trial in named if trial in of]  # rules without chosen settings wait for their tuning
+
+
+PLANS = {"map": map_plan, "rivals": rivals_plan}
 
 
 def folder_of(trial: Trial, root: Path, method: str = "") -> Path:

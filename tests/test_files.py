@@ -8,6 +8,8 @@ import json
 import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import tasks
 import verify
@@ -130,6 +132,18 @@ def test_a_damaged_file_is_one_line(name, content, said, tmp_path):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(FORMATS)), st.integers(0, 400), st.binary(max_size=6), st.integers(0, 6))
+def test_a_file_with_some_bytes_changed_is_read_or_refused_in_one_line(tmp_path, name, place, new, left_out):
+    content = FORMATS[name]
+    path = tmp_path / name
+    path.write_bytes(content[:place] + new + content[place + left_out :])
+    try:
+        assert all(p.problem.strip() and p.answer.strip() for p in tasks.load(str(path)))
+    except ValueError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
 def test_a_count_is_drawn_from_the_whole_file_with_a_seed(tmp_path):
     """The first ones of a file that is sorted by subject would be one subject."""
     path = write(tmp_path / "p.jsonl", *[json.dumps({"problem": f"{i}?", "answer": "1"}) for i in range(500)])
@@ -228,6 +242,15 @@ def test_data_sets_by_name(name, monkeypatch):
     (hub_id, *_), named = asked[0]
     assert hub_id == tasks.HUB[name][0] and named["split"] in ("train", "test")
     assert len(tasks.load(name, count=1)) == 1
+
+
+def test_rows_of_the_hub_without_an_answer_are_left_out_which_is_said(monkeypatch, capsys):
+    import datasets
+
+    rows = [{"problem": "a", "answer": "1"}, {"problem": "b", "answer": None}, {"problem": "c", "answer": " "}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    assert tasks.load("math500") == [tasks.Problem("a", "1")]
+    assert capsys.readouterr().err == "math500: left out 2 of 3 rows without a problem or an answer\n"
 
 
 def test_a_hub_that_gives_nothing_is_one_line(monkeypatch):

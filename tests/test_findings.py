@@ -1,6 +1,7 @@
 """study/findings.py and study/introspect.py: tables are those of the trials, and RESULTS.md and README.md say what they say."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import tasks
 import temperature_head
-from study import findings, frontier, introspect
+from study import findings, frontier, introspect, tables, trials
 from study.results import keep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,7 @@ def test_heads_are_held_against_the_cuts_of_their_own_regime_and_without_their_o
 
     joint = {"head, mean, every step": results(8), "head, mean, every step, min-p": results(6), "hot top-p": results(2)}
     found = {"frozen": {"head, mean": results(8), "EDT": results(0), "min-p for Avg@8": results(4)}, "3e-6": joint}
-    lines = [line.strip("| ").split(" | ") for line in findings.cuts_table(found).splitlines()[2:]]
+    lines = [line.strip("| ").split(" | ") for line in tables.cuts_table(found).splitlines()[2:]]
     assert {(head, less, avg.split()[0]) for head, less, avg, _ in lines} == {
         ("head, mean (frozen)", "min-p for Avg@8", "+50.0"),
         ("head, mean, every step (3e-6)", "hot top-p", "+75.0"),
@@ -50,11 +51,11 @@ def test_the_primary_endpoint_is_pass_at_8_less_the_best_rival_and_no_more_than_
 
     rivals = {"fixed 0.7": results([0.05] * 3), "EDT": results([0.1] * 3), "min-p": results([0.9] * 3)}
     for rates, said in (([0.2] * 3, "ahead"), ([0.05, 0.1, 0.4], "level"), ([0.02] * 3, "behind"), ([0.2], "one seed")):
-        row = findings.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
+        row = tables.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
         cells = row.strip("| ").split(" | ")
         assert cells[:3] == ["s", "frozen", f"head, mean ({len(rates)})"]
         assert cells[3].endswith("(EDT)") and cells[4] == said, "a rule that cuts is no rival here"
-    assert findings.primary_table({"s": {"frozen": rivals}}) == ""
+    assert tables.primary_table({"s": {"frozen": rivals}}) == ""
 
 
 def test_the_best_of_a_column_is_bold_whoever_it_is():
@@ -62,11 +63,19 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
         own = {"samples": samples, "successes": [right, 0], "temperature": 1.0}
         return [{"evaluations": {"own": own}, "metrics": []}] * 2
 
-    table = findings.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
-    head, cut, greedy = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    markdown = tables.accuracy_table({"head, mean": results(2), "min-p": results(4), "greedy": results(1, samples=1)})
+    head, cut, greedy = (line.strip("| ").split(" | ") for line in markdown.splitlines()[2:])
     assert [cell.startswith("**") for cell in greedy[2:4]] == [True, False], "it is right every second time"
     assert greedy[3] == "" and [cell.startswith("**") for cell in head[2:4]] == [False, True], "the first of equals"
     assert [cell.startswith("**") for cell in cut[2:4]] == [False, False]
+
+
+def test_the_curve_is_pass_at_k_of_the_same_samples():
+    own = [{"samples": 4, "successes": [4, 1, 0]}, {"samples": 4, "successes": [4, 1, 1]}]
+    methods = {"head, mean": [{"evaluations": {"own": of}} for of in own]}
+    header, _, row = tables.curve_table(methods).splitlines()
+    assert header == "|  | Pass@1 | Pass@2 | Pass@4 |"
+    assert row == "| head, mean | 45.8 | 58.3 | 83.3 |", "of one right among four two draws hold it every second time"
 
 
 def test_what_is_looked_at_is_sampled_with_what_it_cuts(tmp_path):
@@ -96,7 +105,7 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
         "short": results([8, 8, 8, 8]),  # what others start from is no rival
         "head, mean": results([8, 8, 1, 1]),  # Avg 56.25, Pass 100
     }
-    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[:2] == ["frozen", "head, mean"] and len(row) == 6
     for cell, difference, name in zip(
         row[2:], ("+25.0", "+31.2", "+25.0", "+25.0"), ("fixed 0.5", "EAD", "fixed 0.9", "TAMPO, pass@8")
@@ -106,13 +115,13 @@ def test_rivals_are_the_best_of_their_kind_for_each_metric():
         {"evaluations": of["evaluations"] | {"0.3": results([8, 8, 8, 0])[0]["evaluations"]["own"]}}
         for of in methods["fixed 0.9"]
     ]
-    row = findings.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"3e-6": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].startswith("-18.8 [") and row[2].endswith("(fixed 0.9, decoded at 0.3)")
     methods["greedy"] = results([1, 1, 1, 1], samples=1)
-    row = findings.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods}).splitlines()[-1].strip("| ").split(" | ")
     assert row[2].endswith("(greedy)") and row[4].endswith("(fixed 0.9)"), "it has no Pass@8 of its own"
     longer = {"head, mean": results([8, 8, 8, 8])}
-    row = findings.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
+    row = tables.rivals_table({"frozen": methods, "frozen-long": longer}).splitlines()[-1].strip("| ").split(" | ")
     assert row[0] == "frozen-long" and row[3].startswith("+75.0 [") and row[3].endswith("(EAD)"), "the rivals of frozen"
 
 
@@ -145,7 +154,7 @@ def test_how_much_tokens_learn_and_when_the_head_pays(tmp_path, monkeypatch, cap
     ]
 
     monkeypatch.undo()
-    kept = [str(findings.KEPT / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
+    kept = [str(tables.KEPT / f"trials-{name}.jsonl.gz") for name in ("countdown", "modular-first")]
     monkeypatch.setattr(sys, "argv", ["findings.py", *kept, "--out", str(tmp_path / "out")])
     findings.main()
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["when.png"]
@@ -193,3 +202,57 @@ def test_difficulty_is_the_share_of_plans_that_miss():
     easy, hard = (tasks.Problem(p, p.split("=")[1][:-1], "countdown") for p in ("1,1,1=1:", "2,3,7=42:"))
     assert 0 < introspect.difficulty(easy) < introspect.difficulty(hard) < 1
     assert introspect.difficulty(tasks.Problem("5,+7,-4,*3=32:", "32", "modular")) == pytest.approx(26 / 27)
+
+
+ROW = re.compile(r"^\|(?!---)(?= *[^|]*\|).*\d\.\d.*\|$", re.M)  # a table's row that holds a figure
+INTERVAL = re.compile(r"[-+]?\d+\.\d \[[-+]?\d+\.\d, [-+]?\d+\.\d\]")
+FIGURE = re.compile(r"(?<![\w.-])\d{1,2}\.\d{1,2}(?![\w-]|\.\d)")
+
+
+def told() -> str:
+    """RESULTS.md without what other people measured, and what has its own record."""
+    text = (ROOT / "study/RESULTS.md").read_text(encoding="utf-8")
+    for title in ("On real open weights", "Related work", "Commands"):
+        text = re.sub(rf"## {title}\n.*?(?=\n## |\Z)", "", text, flags=re.S)
+    return text
+
+
+def test_every_row_interval_and_figure_of_RESULTS_is_one_of_the_kept_trials():
+    text, every = told(), tables.every_table()
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|")).replace("/", " ")
+    settings = {"0.4", "0.2"}  # millions of parameters; a share of min-p
+    for pattern, of, least, known in (
+        (ROW, text, 40, set()),
+        (INTERVAL, text, 60, set()),
+        (FIGURE, prose, 30, settings),
+    ):
+        shown = pattern.findall(of)
+        missing = set(shown) - known - set(pattern.findall(every.replace("/", " ") if of is prose else every))
+        assert len(shown) > least and not missing, missing
+    assert len((ROOT / "study/RESULTS.md").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_every_interval_of_the_README_is_one_of_the_kept_trials():
+    shown = INTERVAL.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    missing = set(shown) - set(INTERVAL.findall(tables.every_table()))
+    assert shown and not missing, missing
+
+
+def test_kept_trials_are_those_that_the_plan_still_has():
+    task = {
+        "countdown": "countdown:3",
+        "modular-first": "countdown:3",
+    }  # the first modular base had Countdown's settings
+    for study, found in tables.studies().items():
+        size = trials.FULL._replace(task=task.get(study, "modular"), settings="same-slip" * (study == "same-slip"))
+        for regime, methods in found.items():
+            planned = {trial.method: trial for trial in trials.planned(size, [regime])}
+            for name, results in methods.items():
+                if name.startswith("told"):
+                    continue  # oracle.py's
+                settings = [{n: v for n, v in r["trial"].items() if n not in ("seed", "base", "task")} for r in results]
+                of_plan = {n: getattr(planned[name], n) for n in settings[0]}
+                if of_plan["flags"]:
+                    of_plan["flags"] = of_plan["flags"] | {"task": results[0]["trial"]["task"]}
+                assert all(s == of_plan for s in settings), f"{study}: {regime}, {name} is planned in another way now"
+                assert sorted(result["trial"]["seed"] for result in results) == list(range(len(results))), name

@@ -41,8 +41,9 @@ def test_a_model_of_any_width():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--width", "100"], "--width 100 is no multiple of 24"),
+        (["--width", "100"], "--width 100 is not a multiple of 24"),
         (["--layers", "0"], "--layers are at least 1"),
+        (["--task", "gsm8k"], "--task 'gsm8k' is none of: countdown, countdown:2 to countdown:5, modular"),
         (["--device", "abacus"], "--device: device 'abacus' is not on this machine"),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_model_is_not_written_over_and_half_of_one_is_not_left(tmp_path, monke
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
         pretrain.main()
-    assert ended.value.code == 2 and "holds a model already" in capsys.readouterr().err
+    assert ended.value.code == 2 and "contains a model already" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 

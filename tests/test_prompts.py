@@ -4,6 +4,8 @@ import json
 
 import pytest
 from conftest import SHARED, byte_level
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tasks
 import tokenizer
@@ -85,6 +87,16 @@ def test_chat_prompts_equal_those_of_transformers(name, question, models):
     if question != "3,5,7=22:":
         assert tasks.render(question, ours) == tasks.render(question, ours, "chat")
         assert tasks.render(tasks.Problem(question, "1"), ours) == tasks.render(question, ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=12), st.sampled_from(["", "\n", " ", "."]))
+def test_any_text_is_asked_as_transformers_asks_it(models, name, question, instruction):
+    ours, theirs = models[name]
+    prompt = tasks.Prompt("chat", instruction=instruction)
+    expected = theirs_of(theirs, question, instruction=instruction, enable_thinking=False)
+    assert tasks.render(question, ours, prompt) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,10 +53,9 @@ def test_rows_end_where_a_search_of_their_text_finds_a_stop(texts, rows):
     rows = [[min(token, 11) for token in row] for row in rows]
     known = [[token if token < 11 else 8 for token in row] for row in rows]  # 11 has no bytes, as 8
     stop = tasks.Stop(PIECES, {10}, texts)
-    stop.begin(len(rows), "cpu")
     going, ended = torch.arange(len(rows)), {}
     for step in range(8):
-        over = stop.ended(going, torch.tensor([rows[row][step] for row in going.tolist()]))
+        over = stop.ended(step, going, torch.tensor([rows[row][step] for row in going.tolist()]))
         ended |= {row: step + 1 for row in going[over].tolist()}
         going = going[~over]
         if not len(going):
@@ -65,10 +64,10 @@ def test_rows_end_where_a_search_of_their_text_finds_a_stop(texts, rows):
 
 
 def test_a_newline_is_in_many_tokens(smollm2):
-    ids = tasks.stop_ids(smollm2, ("\n",))
-    assert ids > tasks.stop_ids(smollm2) and {
-        i for i in ids if b"\n" in smollm2.token_bytes(i)
-    } == ids - smollm2.eos_ids - {smollm2.token_to_id("<|im_end|>")}
+    stop = tasks.stop_of(smollm2, ("\n",))
+    every = torch.arange(smollm2.vocab_size)
+    ids = set(every[stop.ended(0, every, every)].tolist()) - tasks.stop_ids(smollm2)
+    assert ids == {i for i in every.tolist() if b"\n" in smollm2.token_bytes(i)} - tasks.stop_ids(smollm2)
     assert len(ids) > 20 and smollm2.encode("\n\n")[0] in ids and smollm2.encode("a")[0] not in ids
 
 
@@ -77,11 +76,11 @@ def test_completions_end_at_a_stop_text_inside_a_token_and_across_tokens(smollm2
     torch.manual_seed(0)
     sizes = dict(d_model=8, n_layers=1, n_heads=1, n_kv_heads=1, d_head=8, d_mlp=8, max_length=64, tied=True)
     transformer = model.Transformer(model.Config(vocab_size=smollm2.vocab_size + 8, **sizes))
-    eos = tasks.stop_ids(smollm2, ("e",))
+    eos, stop = tasks.stop_ids(smollm2), tasks.stop_of(smollm2, ("e",))
     with torch.no_grad():
         transformer.embed.weight.normal_(std=0.02)
     generator = torch.Generator().manual_seed(0)
-    rollout = sample.generate(transformer, baselines.Fixed(1.5), [[5, 6]], 64, 3, eos, generator)
+    rollout = sample.generate(transformer, baselines.Fixed(1.5), [[5, 6]], 64, 3, eos, generator, stop=stop)
     texts, plain = tasks.completion_texts(rollout, smollm2, ("e",)), tasks.completion_texts(rollout, smollm2)
     assert 8 < rollout.finished.sum() < 64 and not any("e" in text for text in texts)
     for text, whole, ids, finished in zip(texts, plain, rollout.completions(), rollout.finished.tolist()):

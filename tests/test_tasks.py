@@ -17,6 +17,7 @@ import train
 import verify
 from display import log
 from problems import own_reward
+from problems.problem import Task, distinct
 from problems.traces import equation_holds
 from trainer.prepare import choose_problems
 
@@ -59,6 +60,43 @@ def test_truncated_completions_earn_nothing_and_the_order_is_kept():
     assert tasks.rewards(problems, texts, [False] * 5) == [0.0] * 5
     with pytest.raises(ValueError):
         tasks.rewards(problems, texts[:4], [True] * 5)
+
+
+class Reversed(Task):
+    """Write a word backwards: what a task of one's own takes."""
+
+    name, stops = "reversed", ("\n",)
+
+    def problems(self, split, count, variant=""):
+        def one(draw):
+            word = "".join(draw.choices("abcdefgh", k=int(variant or 3)))
+            return word, tasks.Problem(f"reverse {word}", word[::-1], self.name)
+
+        return distinct(one, split, count, f"reversed {split} {variant}")
+
+    def reward(self, problem, text):
+        return float(text.strip() == problem.answer)
+
+    def prompt(self, problem):
+        return f"reverse ab\nba\n\n{problem}\n"
+
+
+def test_a_task_of_ones_own_is_a_class_and_a_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(tasks.GENERATED, "reversed", Reversed())
+    vocabulary = byte_level(tmp_path, "<|endoftext|>")
+    problems = tasks.load("reversed:5", "test", 20)
+    assert len({p.problem for p in problems}) == 20 and problems == tasks.load("reversed:5", "test", 20)
+    assert not set(problems) & set(tasks.load("reversed:5", "train", 500))
+    problem = tasks.Problem("reverse abc", "cba", "reversed")
+    assert tasks.render(problem, vocabulary) == list(b"reverse ab\nba\n\nreverse abc\n")
+    assert tasks.render(problem, vocabulary, "plain") == tasks.render("reverse abc", vocabulary, "plain")
+    assert tasks.stops_of(problem) == ("\n",) and tasks.completion_length(problem) == 1024
+    assert tasks.rewards([problem] * 3, ["cba", " cba", "abc"], [True] * 3) == [1.0, 1.0, 0.0]
+    assert tasks.task_of(problem).classes("cb") == ["text"] * 2 and not list(
+        tasks.task_of(problem).steps(problem, "cb")
+    )
+    chosen = tasks.load_apart("reversed", "", 10, lambda p: tasks.render(p, vocabulary), 99)
+    assert len(chosen.held_out) == 10 and len(chosen.training) > 100
 
 
 def test_a_reward_of_ones_own(tmp_path):
@@ -157,11 +195,11 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
     path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
     for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
         c = train.config.parse(["--model", "some", "--task", path, "--template", "raw", *flags])
-        training, held_out = choose_problems(c, vocabulary)
+        training, held_out, _ = choose_problems(c, vocabulary)
         asked = {problem.problem for problem, _ in training}
         assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
-        assert not asked & {problem.problem for problem in held_out}
-        assert all(ids == tasks.render(problem.problem, vocabulary, "raw") for problem, ids in training)
+        assert not asked & {problem.problem for problem, _ in held_out}
+        assert all(ids == tasks.render(problem.problem, vocabulary, "raw") for problem, ids in training + held_out)
 
 
 def test_problems_set_aside_are_written_so_that_eval_can_read_them(tmp_path):

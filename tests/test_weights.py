@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import model
+import tokenizer
 from files import weights
 
 transformers = pytest.importorskip(
@@ -175,6 +178,28 @@ def test_an_impossible_setting_is_one_line(settings, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.sampled_from(["", "1e6", "nan", "llama3", "yarn", "full_attention"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "rope_theta"]), inner),
+    max_leaves=4,
+)  # fmt: skip
+FIELDS = sorted({*SIZES, "model_type", "rope_scaling", "rope_parameters", "rope_theta", "rms_norm_eps", "layer_types", "hidden_act",
+                 "tie_word_embeddings", "sliding_window", "use_sliding_window", "attention_bias", "n_embd", "n_head"})  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["gpt2", "llama", "mistral", "qwen2", "qwen3"]),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
+)
+def test_any_setting_is_read_or_refused_in_one_line(family, changed):
+    raw = SIZES | {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "model_type": family} | changed
+    try:
+        model.Config(**weights.read_config(raw, "config.json"))
+    except ValueError as error:
+        assert str(error).startswith("config.json: ") and "\n" not in str(error)
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
 def test_quantized_weights_without_a_word_in_config_json_are_refused(dtype, tmp_path):
     stored(tmp_path)
@@ -201,9 +226,10 @@ def test_other_folders_are_named_for_what_they_are(tmp_path):
         ("gguf/model.Q4.gguf", "is a file: a model is a folder"),
         ("models--Qwen--Qwen3-0.6B", f"this is an entry of the hub's cache: name {snapshot}"),
     ):
-        with pytest.raises(FileNotFoundError) as caught:
-            model.load(tmp_path / name)
-        assert said in str(caught.value) and "\n" not in str(caught.value) and name in str(caught.value)
+        for load in (model.load, tokenizer.load):
+            with pytest.raises(FileNotFoundError) as caught:
+                load(tmp_path / name)
+            assert said in str(caught.value) and "\n" not in str(caught.value) and name in str(caught.value)
 
 
 def test_the_models_that_come_along_are_at_the_root():

@@ -21,6 +21,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from engine import distributed
 from files import weights
 from trainer import faults
 
+LOCK = ".train.lock"  # also the sign that train.py made a folder
 STATE, CONFIG, LOGS = "trainer_state.pt", weights.RUN, ("metrics.jsonl", "samples.jsonl")
 LEFT_BEHIND = {"checkpoints", "before.json", weights.HELD_OUT, *LOGS, "tensorboard"}  # before the first checkpoint
 
@@ -110,8 +112,10 @@ def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, stat
 
 
 def sync(file: Path) -> None:
-    """To the disk: a folder too, or a rename in it could be lost with the power."""
-    opened = os.open(file, os.O_RDONLY)
+    """To the disk: a folder too, or a rename in it could be lost with the power.  (Windows opens no folder, and needs none.)"""
+    if file.is_dir() and sys.platform == "win32":
+        return
+    opened = os.open(file, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
@@ -192,6 +196,10 @@ def remove_new_folders() -> None:
     """Leave nothing behind where a run could not begin."""
     for folder in NEW:
         with contextlib.suppress(OSError):  # another process has begun in it
+            if not [file for file in folder.iterdir() if file.name != LOCK]:
+                if opened := LOCKS.pop(folder.resolve(), None):
+                    os.close(opened)
+                (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
 
 
@@ -206,12 +214,17 @@ def lock(run: Path) -> None:
         raise PermissionError(f"{run}: this folder cannot be written")
     if run.resolve() in LOCKS:
         return
-    opened = os.open(run, os.O_RDONLY)
+    opened = os.open(run / LOCK, os.O_RDWR | os.O_CREAT)  # a file: not every system opens folders
     try:
-        import fcntl
+        if sys.platform == "win32":
+            import msvcrt
 
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+            msvcrt.locking(opened, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         os.close(opened)
         raise ValueError(f"{run}: another process is training in this folder") from None
     except (ImportError, OSError):  # a system, or a file system, without locks

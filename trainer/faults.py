@@ -18,9 +18,11 @@ from collections import Counter
 
 import torch
 
+import tasks
 from engine import distributed
 
-PATIENCE = 3  # updates in a row that may be skipped
+PATIENCE = 3  # updates, or rollouts, in a row that may be broken
+OVERFLOW = "the weights or activations of the model overflow; lower the learning rate"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -62,6 +64,13 @@ class Guard:
     def __init__(self):
         self.in_a_row: Counter[str] = Counter()
 
+    def rollout(self, rollout) -> None:
+        """Stop a run whose model no longer gives finite numbers, whatever it earns."""
+        broken = not (rollout.token_log_probs.isfinite().all() and rollout.entropies.isfinite().all())
+        self.in_a_row["rollout"] = self.in_a_row["rollout"] + 1 if broken else 0
+        if self.in_a_row["rollout"] >= PATIENCE:
+            raise Stopped(f"log-probabilities of {PATIENCE} rollouts in a row were not finite: {OVERFLOW}")
+
     def step(self, side: str, update, *arguments) -> dict[str, float]:
         """The metrics of `update(*arguments)`.  `skipped` where it raised FloatingPointError, before it changed anything."""
         try:
@@ -94,9 +103,9 @@ def diagnosis(arguments) -> str:
 def explain(error: BaseException) -> str | None:
     """What ended a run, for its user; None for a mistake of ours, which needs its traceback."""
     first = (str(error).splitlines() or [""])[0]
-    if isinstance(error, Stopped):
+    if isinstance(error, (Stopped, tasks.RewardError)):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first:
         return (
             f"out of memory ({first}): while sampling, lower --rollout-rows or --max-new-tokens; while training, lower "
             "--micro-batch-tokens or add --checkpointing; the optimizer's step needs a smaller model, or --shard"
@@ -120,6 +129,7 @@ def supervise(name: str, prepare, work) -> None:
             checkpoint.remove_new_folders()
             sys.exit(2)
         work(run)
+        checkpoint.remove_new_folders()
         distributed.stop()
     except KeyboardInterrupt:  # before the first step or after the last: what there is to save is saved
         print(f"\n{name}: interrupted", file=sys.stderr)

@@ -13,31 +13,39 @@ import tasks
 import temperature_head
 import tokenizer
 from engine import distributed
+from engine.memory import rows_at_once
 from files import weights
-from trainer import checkpoint
+from trainer import checkpoint, checks
 from trainer.run import Run
 
 
 def prepare(c: config.Config) -> Run:
     """A run that is checked whole and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
-    config.validate(c)
+    checks.validate(c)
+    c.template = tasks.read_template(
+        c.template
+    )  # a file's text, so that the run's folder asks as the run did, wherever it is
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
     if c.resume:
-        checkpoint.check_same(folder, vars(c), vars(config.Config()))
+        checkpoint.check_same(folder, c.settings(), config.Config().settings())
     source = checkpoint.whole_checkpoints(folder)[-1] if c.resume else weights.find_folder(c.model)
     vocabulary = tokenizer.load(source)
     if not tasks.stop_ids(vocabulary):
         raise ValueError(
             f"{source} names no end-of-text token (eos_token_id), so no completion could end and be rewarded"
         )
-    training, held_out = choose_problems(c, vocabulary)
+    chosen = choose_problems(c, vocabulary)
+    training, held_out = chosen.training, [problem for problem, _ in chosen.held_out]
     length = c.max_new_tokens or max(tasks.completion_length(p) for p in (training[0][0], held_out[0]))
     transformer, policy, reference = load_policies(c, source)
     model.choose_threads(transformer.config.d_model)
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
-    prompts = [ids for _, ids in training] + [tasks.render(p.problem, vocabulary, c.template) for p in held_out]
-    sample.check_lengths(transformer, prompts, length)
+    prompts = [ids for _, ids in training + chosen.held_out]
+    longest = sample.check_lengths(transformer, prompts, length)
+    c.rollout_rows = c.rollout_rows or rows_at_once(
+        sampler, longest + length
+    )  # kept, so that a resumed run draws the same
     how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))  # not fused it takes one more copy of all weights
     optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, **how)}
     if policy.learns and list(policy.parameters()):
@@ -46,36 +54,22 @@ def prepare(c: config.Config) -> Run:
         first_step = checkpoint.resume(folder, optimizers)
     else:
         first_step = checkpoint.begin(folder, transformer, c.keep_checkpoints)
-        if distributed.is_first() and held_out[0].kind not in tasks.GENERATED:
+        if distributed.is_first() and not tasks.task_of(held_out[0]) and not c.dry_run:
             tasks.write_jsonl(folder / weights.HELD_OUT, held_out)
     return Run(
-        c, vocabulary, training, held_out, transformer, sampler, policy, reference, optimizers, first_step, length
+        c, vocabulary, training, held_out, chosen.said, transformer, sampler, policy, reference, optimizers, first_step,
+        length,
+    )  # fmt: skip
+
+
+def choose_problems(c: config.Config, vocabulary) -> tasks.Chosen:
+    """Problems to train on and held-out ones.  No problem is in both, and no prompt is too long."""
+    chosen = tasks.load_apart(
+        c.task, c.eval_task, c.final_problems, lambda p: tasks.render(p, vocabulary, c.prompt), c.max_prompt_tokens
     )
-
-
-def choose_problems(c: config.Config, vocabulary) -> tuple[list[tuple[tasks.Problem, list[int]]], list[tasks.Problem]]:
-    """Training problems with their prompt ids, and held-out problems.  No problem is in both, and no prompt is too long."""
-    problems = tasks.load(c.task, "train")
-    if c.eval_task:
-        set_aside = tasks.load(c.eval_task, "test")
-    elif problems[0].kind in tasks.GENERATED:
-        set_aside = tasks.load(c.task, "test", c.final_problems)  # no split shares a problem with another
-    else:
-        set_aside = problems[:: max(2, len(problems) // c.final_problems)][: c.final_problems]
-    texts = {problem.problem for problem in set_aside}
-
-    def with_ids(chosen: list[tasks.Problem]) -> list[tuple[tasks.Problem, list[int]]]:
-        rendered = [(problem, tasks.render(problem.problem, vocabulary, c.template)) for problem in chosen]
-        return [(problem, ids) for problem, ids in rendered if len(ids) <= c.max_prompt_tokens]
-
-    training = with_ids([problem for problem in problems if problem.problem not in texts])
-    held_out = [problem for problem, _ in with_ids(set_aside[: c.final_problems])]
-    if len(training) < c.prompts_per_step or not held_out:
-        raise ValueError(
-            f"{c.task}: {len(training)} training problems (a step asks {c.prompts_per_step}) and {len(held_out)} held-out "
-            f"ones are left, without those in both and those of more than {c.max_prompt_tokens} prompt tokens"
-        )
-    return training, held_out
+    if len(chosen.training) < c.prompts_per_step or not chosen.held_out:
+        raise ValueError(f"{chosen.said}; a step asks {c.prompts_per_step}, and an evaluation at least 1")
+    return chosen
 
 
 def load_policies(c: config.Config, source: Path):
@@ -93,7 +87,12 @@ def load_policies(c: config.Config, source: Path):
     if (source / temperature_head.FILE).is_file():
         policy = baselines.make(c.policy, source, c.device)
         kind, settings, _ = baselines.parse(c.policy)
-        asked: dict = settings | {"kind": kind, "tau_min": c.tau_min, "tau_max": c.tau_max}
+        asked: dict = settings | {
+            "kind": kind,
+            "tau_min": c.tau_min,
+            "tau_max": c.tau_max,
+            "tau_initial": c.tau_initial,
+        }
         holds: dict = {"kind": policy.kind} | policy.settings
         if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
             raise ValueError(
@@ -104,5 +103,7 @@ def load_policies(c: config.Config, source: Path):
     if c.resume:
         raise ValueError(f"{source / temperature_head.FILE}: missing; remove {source} to go on from the one before")
     torch.manual_seed(c.seed)
-    policy = baselines.begin(c.policy, transformer.config.d_model, c.tau_min, c.tau_max)
+    policy = baselines.begin(
+        c.policy, transformer.config.d_model, c.tau_min, c.tau_max, c.tau_initial, concentration=c.concentration
+    )
     return transformer, policy.to(c.device), reference

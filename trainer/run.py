@@ -23,9 +23,10 @@ from display import log
 from display.progress import Progress
 from engine import distributed
 from engine.gradient import FastGradient
-from engine.sampling import rows_at_once
 from sample import Rollout, generate, join
-from trainer import checkpoint, faults
+from trainer import checkpoint, faults, opening
+
+PATIENCE = 20  # steps without a signal before a warning
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Run:
     vocabulary: tokenizer.Tokenizer
     training: list[tuple[tasks.Problem, list[int]]]  # with their prompt ids
     held_out: list[tasks.Problem]
+    said: str  # which problems there are, for the user
     transformer: model.Transformer  # theta
     sampler: model.Transformer  # theta too, or where it is sharded a whole copy
     policy: Any  # phi, or a policy that does not learn
@@ -44,7 +46,10 @@ class Run:
 
     def __post_init__(self):
         c = self.c
-        self.folder, self.is_first, self.stop = Path(c.out), distributed.is_first(), tasks.stop_ids(self.vocabulary)
+        self.folder, self.is_first, self.eos = Path(c.out), distributed.is_first(), tasks.stop_ids(self.vocabulary)
+        self.stop_texts = tasks.stops_of(self.training[0][0], c.prompt) if self.training else ()
+        self.stop = tasks.stop_of(self.vocabulary, self.stop_texts)
+        self.own_reward = tasks.load_reward(c.reward) if c.reward else None
         common = dict(clip_low=c.clip_low, clip_high=c.clip_high, max_grad_norm=c.max_grad_norm)
         self.token_settings = rl.StepSettings(
             c.token_epochs,
@@ -57,10 +62,13 @@ class Run:
         at_once = c.micro_batch_tokens or (2048 if c.device == "cpu" else 16_384)
         self.gradient = FastGradient(at_once, retries=0 if c.shard else 1)
         self.guard, self.metrics, self.stopped = faults.Guard(), {}, False
+        self.without_signal = 0
 
     # ---- before and after the steps --------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        if self.is_first:
+            print(opening.announce(self), flush=True)
         self.logs = log.Log(self.folder, self.vocabulary, self.first_step) if self.is_first else None
         if self.is_first and not self.c.resume:
             self.logs.write("before.json", self.evaluate_all())
@@ -69,7 +77,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The steps that are left to do.  A signal ends them after the step that it meets."""
-        self.progress = Progress(self.first_step, self.c.steps, shown=self.is_first)
+        self.progress = Progress(self.first_step, self.c.steps, shown=self.is_first, every=self.c.log_every)
         for step in self.progress:
             yield step
             if self.stopped:
@@ -106,29 +114,36 @@ class Run:
     def sample(self, prompts: list[list[int]], generator, keep_reads: bool) -> Rollout:
         """The rollout of a step, so many completions at a time as memory holds."""
         c = self.c
-        rows = c.rollout_rows or rows_at_once(self.sampler, max(map(len, prompts)) + self.max_new_tokens)
-        size = max(1, rows // c.samples_per_prompt)
+        size = max(1, c.rollout_rows // c.samples_per_prompt)
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         keep_reads = keep_reads or self.prints()  # the log shows what the policy chose from what it read
-        shared = c.samples_per_prompt, self.max_new_tokens, self.stop, generator, keep_reads
-        return join([generate(self.sampler, self.policy, part, *shared) for part in parts])
+        shared = c.samples_per_prompt, self.max_new_tokens, self.eos, generator, keep_reads
+        rollout = join([generate(self.sampler, self.policy, part, *shared, stop=self.stop) for part in parts])
+        self.guard.rollout(rollout)
+        return rollout
 
     def prints(self) -> bool:
         """Is it a step whose completions are shown?"""
         return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
 
+    def verdicts(self, problems: list[tasks.Problem], rollout: Rollout) -> tuple[list[str], list[float]]:
+        """The text and the reward of each completion."""
+        texts = tasks.completion_texts(rollout, self.vocabulary, self.stop_texts)
+        return texts, tasks.rewards(problems, texts, rollout.finished.tolist(), self.own_reward)
+
     def reward(self, problems: list[tasks.Problem], rollout: Rollout) -> torch.Tensor:
         """R(x, y) in {0, 1}, (P, G)."""
         repeated = [problem for problem in problems for _ in range(self.c.samples_per_prompt)]
-        texts = [self.vocabulary.decode(ids) for ids in rollout.completions()]
-        rewards = torch.tensor(tasks.rewards(repeated, texts, rollout.finished.tolist()), device=self.c.device)
-        rewards = rewards.view(len(problems), self.c.samples_per_prompt)
+        texts, of_rows = self.verdicts(repeated, rollout)
+        rewards = torch.tensor(of_rows, device=self.c.device).view(len(problems), self.c.samples_per_prompt)
         self.sampled = time.perf_counter()
         if self.prints():
-            self.logs.samples(
-                self.metrics["step"], self.sampler, self.policy, rollout, repeated, rewards, self.progress
-            )
+            shown = self.sampler, self.policy, rollout, repeated, texts, of_rows, self.progress
+            self.logs.samples(self.metrics["step"], *shown)
         self.metrics |= log.measure(rollout, rewards, repeated, self.vocabulary)
+        kinds = self.c.token_kind, self.c.temperature_kind
+        signal = torch.stack([rl.advantages(rewards, kind).ne(0).any(1) for kind in kinds]).any(0)  # (P,)
+        self.metrics["groups_with_signal"] = float(signal.float().mean())
         return rewards
 
     def update(self, side: str, step, *arguments) -> None:
@@ -152,18 +167,30 @@ class Run:
             is_best = is_best and checkpoint.best_step(self.folder) == step + 1
         tokens_per_second = distributed.size() * int(rollout.mask.sum()) / (time.perf_counter() - self.started)
         self.progress.tell(self.metrics, tokens_per_second)
+        self.warn()
         self.stopped = distributed.any_of(self.interrupted.now)
         if distributed.any_of((step + 1) % c.save_every == 0 or step + 1 == c.steps or is_best or self.stopped):
-            state = self.transformer, self.policy, self.vocabulary, self.optimizers, vars(c), c.keep_checkpoints
+            state = self.transformer, self.policy, self.vocabulary, self.optimizers, c.settings(), c.keep_checkpoints
             checkpoint.save(self.folder, step + 1, *state)
+
+    def warn(self) -> None:
+        """Say aloud where a run cannot learn."""
+        self.without_signal = 0 if self.metrics["groups_with_signal"] else self.without_signal + 1
+        if self.is_first and self.without_signal and self.without_signal % PATIENCE == 0:
+            self.progress.write(
+                f"warning: no group had a signal for {self.without_signal} steps: all samples of each problem earn the same "
+                f"(reward {self.metrics['reward']:.3f}, truncated {self.metrics['truncated']:.2f}).  Look at the printed "
+                "completions and their gold answers; try easier problems, larger groups, more --max-new-tokens, or few-shot "
+                "examples (--template FILE)"
+            )
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, policy, problems: list[tasks.Problem]) -> dict:
         c = self.c
         of = evaluation.evaluate(
-            self.sampler, self.vocabulary, policy, problems, c.eval_samples, self.max_new_tokens, c.template,
-            rows=c.rollout_rows,
+            self.sampler, self.vocabulary, policy, problems, c.eval_samples, self.max_new_tokens, c.prompt,
+            rows=c.rollout_rows, own_reward=self.own_reward,
         )  # fmt: skip
         return of.summary()
 
@@ -172,6 +199,10 @@ class Run:
         return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
 
     def look(self, when: str, step: int) -> None:
-        """Keep a few held-out completions, before and after."""
-        length, template = self.max_new_tokens, self.c.template
-        self.logs.held_out(when, step, self.sampler, self.policy, self.held_out, length, template)
+        """Keep completions of some held-out problems, before and after."""
+        asked = log.looked_at(self.held_out, self.max_new_tokens)
+        prompts = [tasks.render(problem, self.vocabulary, self.c.prompt) for problem in asked]
+        generator = torch.Generator(self.sampler.device).manual_seed(0)  # never moves the randomness of training
+        shared = 1, self.max_new_tokens, self.eos, generator
+        rollout = generate(self.sampler, self.policy, prompts, *shared, keep_reads=True, stop=self.stop)
+        self.logs.held_out(when, step, self.sampler, self.policy, rollout, asked, *self.verdicts(asked, rollout))

@@ -1,0 +1,161 @@
+"""What is wrong with a run's settings: values out of range, settings that exclude each other, flags that would do nothing."""
+
+from pathlib import Path
+
+import baselines
+import config
+import model
+import rl
+import tasks
+from engine import distributed
+from trainer import checkpoint
+
+LEAST = dict(
+    steps=1, prompts_per_step=1, samples_per_prompt=2, max_new_tokens=0, max_prompt_tokens=1, rollout_rows=0,
+    temperature_first=0, token_epochs=1, temperature_epochs=1, token_lr=0, temperature_lr=0, clip_low=0, clip_high=0,
+    max_grad_norm=0, kl=0, micro_batch_tokens=0, eval_every=0, eval_problems=1, final_problems=1, eval_samples=1,
+    print_every=0, log_every=1, save_every=1, keep_checkpoints=1,
+)  # fmt: skip
+OF_TOKENS = ("token_objective", "token_lr", "token_epochs", "token_entropy", "token_weight", "kl")
+OF_HEAD = (
+    "tau_min",
+    "tau_max",
+    "tau_initial",
+    "concentration",
+    "temperature_lr",
+    "temperature_epochs",
+    "temperature_entropy",
+)
+OF_TEMPERATURE = ("temperature_objective", "temperature_first")
+
+
+def validate(c: config.Config) -> None:
+    """ValueError with all that is wrong, at once."""
+    wrong = [*of_values(c), *of_policy(c), *without_effect(c), *of_folder(c)]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def complaint(check, *arguments) -> list[str]:
+    """What a check complains of."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def of_values(c: config.Config) -> list[str]:
+    wrong = [
+        f"{flag(name)} is {getattr(c, name)} and must be at least {bound}"
+        for name, bound in LEAST.items()
+        if not getattr(c, name) >= bound  # so that nan is wrong too
+    ]
+    if c.max_grad_norm == 0:
+        wrong.append("--max-grad-norm 0 would scale every gradient to nothing; a large one, 1e9, does not clip")
+    if not 0 < c.tau_min < c.tau_max:
+        wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
+    elif not c.tau_min <= c.tau_initial <= c.tau_max:
+        wrong.append(f"--tau-initial {c.tau_initial} must lie between --tau-min {c.tau_min} and --tau-max {c.tau_max}")
+    if not 0.4 <= c.concentration <= 1e4:
+        wrong.append(f"--concentration {c.concentration} must lie between 0.4 and 10,000")
+    if c.advantage not in rl.ADVANTAGES:
+        wrong.append(f"--advantage {c.advantage!r} is none of: {', '.join(rl.ADVANTAGES)}")
+    if c.token_weight not in ("even", "tau"):
+        wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
+    for objective in (c.token_kind, c.temperature_kind):
+        if objective not in rl.ADVANTAGES:
+            wrong += complaint(rl.parse_pass_at_k, objective, c.samples_per_prompt)
+        if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
+            wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
+    wrong += complaint(rl.sides, 0, c.schedule) + complaint(model.choose_device, c.device)
+    wrong += complaint(tasks.read_template, c.template)
+    if c.reward:
+        wrong += complaint(tasks.load_reward, c.reward)
+        if any(kind.startswith("pass@") for kind in (c.token_kind, c.temperature_kind)):
+            wrong.append("pass@k is for rewards of 0 or 1, and --reward may give others: use the mean objective")
+    if c.prompts_per_step % distributed.size():
+        wrong.append(f"--prompts-per-step {c.prompts_per_step} is no multiple of the {distributed.size()} processes")
+    if c.shard and distributed.size() == 1:
+        wrong.append("--shard needs several processes: torchrun --nproc-per-node=2 train.py ...")
+    return wrong
+
+
+def of_policy(c: config.Config) -> list[str]:
+    wrong = []
+    try:
+        kind, settings, cuts = baselines.parse(c.policy)
+        if kind == "tampo":
+            baselines.LEARNED[kind](**settings)
+        if cuts and kind == "tampo":
+            wrong.append(
+                f"--policy {c.policy}: TAMPO learns from the likelihoods of all tokens, so it cannot have a cut"
+            )
+        if cuts and c.schedule != "temperature" and (c.token_epochs > 1 or c.kl):
+            wrong.append(
+                f"--policy {c.policy} removes tokens, and other ones once the model has moved: "
+                "use --token-epochs 1 and no --kl"
+            )
+        if not baselines.learns(c.policy):
+            rule = baselines.make(c.policy)
+            if getattr(rule, "temperature", 1) == 0:
+                wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
+            if c.schedule.startswith(("temperature", "blocks")) or c.temperature_first:
+                wrong.append(f"--policy {c.policy} does not learn: there is no temperature to train alone or in turn")
+            if kind == "edt" and settings.get("base", 0) > settings.get("tau_max", rule.tau_max):
+                wrong.append(f"--policy {c.policy}: base exceeds tau_max {rule.tau_max}, so it would be cut to it")
+        if kind == "tampo" and distributed.size() > 1:
+            wrong.append("--policy tampo draws one temperature a step, in one process")
+    except ValueError as error:
+        wrong.append(str(error))
+    return wrong
+
+
+def without_effect(c: config.Config) -> list[str]:
+    """Flags of the command line that would do nothing."""
+    kind = c.policy.partition("+")[0].partition(":")[0]
+    idle: dict[str, str] = {}
+    if c.schedule == "temperature":
+        idle |= dict.fromkeys(OF_TOKENS, "--schedule temperature")
+    if c.schedule == "tokens":
+        idle |= dict.fromkeys(
+            (*OF_TEMPERATURE, "temperature_lr", "temperature_epochs", "temperature_entropy"), "--schedule tokens"
+        )
+    if kind == "tampo":
+        idle |= dict.fromkeys(OF_HEAD, "--policy tampo")
+    elif kind not in baselines.LEARNED:
+        idle |= dict.fromkeys((*OF_HEAD, *OF_TEMPERATURE), f"--policy {c.policy}")
+    if kind == "sequence" and c.temperature_entropy:
+        idle["temperature_entropy"] = "--policy sequence"
+    if c.token_kind != c.advantage and c.temperature_kind != c.advantage:
+        idle["advantage"] = "objectives that are both pass@k"
+    return [f"{flag(name)} does nothing with {why}" for name, why in idle.items() if name in c.given]
+
+
+def of_folder(c: config.Config) -> list[str]:
+    """A run writes over what has the names of its files."""
+    if not c.out:
+        return ["--out is empty, and names the run's folder"]
+    run, wrong = Path(c.out), []
+    if c.resume and not checkpoint.whole_checkpoints(run):
+        wrong.append(f"--resume: {run} contains no checkpoint")
+    if not c.resume and (checkpoint.whole_checkpoints(run) or (run / "config.json").exists()):
+        wrong.append(f"{run} contains another run or model: --resume goes on with a run, --out names another place")
+    elif not c.resume and run.is_dir():  # a run writes over what has the names of its files
+        asked = {Path(task).resolve() for task in (c.task, c.eval_task)}
+        there = [file for file in run.iterdir() if file.name[0] != "."]
+        left = checkpoint.LEFT_BEHIND if (run / checkpoint.LOCK).exists() else {"checkpoints"}  # where one was killed
+        others = [
+            f.name
+            for f in there
+            if f.resolve() in asked or f.name not in left and f.suffix not in (".log", ".out", ".err")
+        ]
+        if others:
+            wrong.append(
+                f"{run} contains {min(others)}, which train.py did not write: choose an empty folder for --out"
+            )
+    return wrong

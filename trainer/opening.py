@@ -1,0 +1,67 @@
+"""What a run says before its first step, and `--dry-run`: everything loaded and checked, one prompt timed, nothing kept."""
+
+import time
+
+import rl
+from display.progress import duration
+from display.terminal import visible
+from engine.memory import bytes_per_row, free_bytes
+
+GIB = 2**30
+
+
+def announce(run) -> str:
+    """Model, problems, the first prompt and its gold answer, sizes, memory, files: what a user should see before waiting."""
+    c, (problem, ids) = run.c, run.training[0]
+    size = sum(parameter.numel() for parameter in run.transformer.parameters())
+    of_head = sum(parameter.numel() for parameter in run.policy.parameters()) if run.policy.learns else 0
+    rows = min(c.rollout_rows, c.prompts_per_step * c.samples_per_prompt)
+    cache = rows * bytes_per_row(run.sampler, len(ids) + run.max_new_tokens)
+    update = 16 * size + (2 * size if run.transformer.compute_dtype else 0)  # weights, gradients, Adam's two moments
+    before = len(run.held_out) * (2 * c.eval_samples + 1)
+    lines = [
+        f"model: {c.model}, {size:,} parameters, {run.transformer.config.family}; policy {c.policy}, {of_head:,} parameters",
+        f"problems: {run.said}",
+        f"first prompt: {visible(repr(run.vocabulary.decode(ids)))}",
+        f"its gold answer: {visible(problem.answer)}",
+        f"a step: {c.prompts_per_step} problems x {c.samples_per_prompt} samples of at most {run.max_new_tokens} tokens, "
+        f"{rows} at a time",
+        f"memory: {update / GIB:.1f} GiB in the update and {cache / GIB:.1f} GiB of keys and values in a rollout, and more for "
+        f"activations; {free_bytes(run.transformer.device) / GIB:.1f} GiB are free",
+        f"evaluation before and after: {before:,} completions of {len(run.held_out):,} problems each (--final-problems, "
+        f"--eval-samples)",
+        f"files: {c.out}",
+    ]
+    return "\n".join(lines)
+
+
+def rehearse(run) -> None:
+    """Time one prompt, or the whole step if that takes a minute at most; say what the run takes, and keep nothing."""
+    c = run.c
+    print(announce(run))
+    one = timed(run, 1)
+    scale, of_rollout, of_update = c.prompts_per_step, *timed(run, 1)
+    if scale * sum(one) < 60:
+        scale, of_rollout, of_update = 1, *timed(run, c.prompts_per_step)
+    step = scale * (of_rollout + (0.0 if c.schedule == "temperature" else of_update))
+    completions = 2 * len(run.held_out) * (2 * c.eval_samples + 1)
+    whole = c.steps * step + completions * scale * of_rollout / (c.prompts_per_step * c.samples_per_prompt)
+    measured = "by one prompt" if scale > 1 else "measured whole"
+    print(
+        f"dry run: a step takes about {step:.1f} s ({measured}); {c.steps} steps and the evaluations before and after take "
+        f"about {duration(whole)}.  Nothing was kept."
+    )
+
+
+def timed(run, prompts: int) -> tuple[float, float]:
+    """Seconds of a rollout of so many prompts, and of a token step on it."""
+    started = time.perf_counter()
+    _, asked, generator = run.ask(0)
+    run.policy.begin_step(0, generator)
+    rollout = run.sample(asked[:prompts], generator, keep_reads=True)
+    run.policy.end_step()
+    sampled = time.perf_counter()
+    advantage = rollout.finished.float() - 0.5  # any that is not zero
+    settings = run.token_settings, run.reference, run.gradient
+    rl.token_step(run.transformer, run.optimizers["token"], rollout, advantage, *settings)
+    return sampled - started, time.perf_counter() - sampled
