@@ -101,7 +101,7 @@ def same(left: tuple, right: tuple) -> bool:
             same(value, named[1][name]) for name, value in named[0].items()
         )
     if any(named):  # x = 1, y = 2 against (1, 2)
-        values, other = (named[0], right) if named[0] else (named[1], left)
+        values, other = (named[0], value_of(right)) if named[0] else (named[1], value_of(left))
         return other[0] in (",", "\\land", "()") and in_order(("()", *values.values()), other)
     if is_relation(left) and left[0] == right[0] and quietly(same_relation, left, right):
         return True

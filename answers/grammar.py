@@ -81,7 +81,7 @@ def tokenise(text: str) -> list[str]:
             raise Undecided("an unknown character")
         kind, token, position = match.lastgroup, match[match.lastgroup], match.end()
         if kind == "text":
-            token = "\\text" + (words("\\text" + token) or "nothing")
+            token = "\\text" + (words(f"\\text{{{token}}}") or "nothing")
         elif kind == "unit":
             token = "\\unit" + token
         elif kind == "kind":  # vmatrix and cases are told from other matrices

@@ -107,7 +107,8 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (rf"{WORDS}\s*\\?%\s*\}} | \b(?:percent(?:age)?|pct)\b | \\%", "%"),
     (rf"(?:{WORDS}|\b)\s*(?:the\ set\ of\ )?all\ real(?:s|\ numbers)\s*\}}?", r"\\mathbb{R}"),
     (r"\\(?:mathbb|mathbf)\s*\{?\s*([RZNQ])\b\s*\}?", r"\\mathbb{\1}"),
-    (rf"{WORDS}([^{{}}A-Za-z]*)\}}", r"\1"),  # \text{:}
+    (rf"{WORDS}([^{{}}A-Za-z]*|\s*\d[^{{}}]*)\}}", r"\1"),  # \text{:}, \text{2 hours}
+    (rf"(?<=:\d\d)\s*(?:{WORDS}\s?)?([apAP])\.?\s?[mM]\b\.?\s?\}}?", r"\\text{\1m}"),
     (rf"{WORDS}\s*({'|'.join(FUNCTIONS)})\s*\}}(?=\s*[({{|\\\w])", r"\\\1 "),
     (rf"{WORDS}\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\}}", r"\1"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
