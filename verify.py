@@ -69,9 +69,8 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
             return True, "normal form"
         if all(CONSTANT.search(side) for side in (left, right)):  # a constant of integration, by any name
             left, right = (CONSTANT.sub("+C", side) for side in (left, right))
-        if all(
-            found := [INTEGER.search(side) for side in (left, right)]
-        ):  # and a parameter that runs over the integers
+        found = [INTEGER.search(side) for side in (left, right)]
+        if all(found):  # a parameter that runs over the integers, by any name
             left, right = (
                 re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found
             )

@@ -170,11 +170,8 @@ def same_relation(left: tuple, right: tuple) -> bool:
 def same_measure(left: tuple, right: tuple) -> bool:
     """A unit may be missing on one side; two units must measure the same, and are converted."""
     values = [side[1] if side[0] == "unit" else side for side in (left, right)]
-    degrees = [any(part[0] == "degree" for part in walk(side)) for side in values]
-    measures = [units.read(side[2] if side[0] == "unit" else "degree") for side in (left, right)]
-    if any(side[0] != "unit" and not degree for side, degree in zip((left, right), degrees)) or not all(
-        one and one[1] for one in measures
-    ):
+    measures = [units.read(side[2]) if side[0] == "unit" else in_degrees(side) for side in (left, right)]
+    if not all(measure and measure[1] for measure in measures):
         return same(*values)
     kinds = [dict(measure[1]) for measure in measures]
     if {"degree": 1} in kinds and {"radian": 1} in kinds:
@@ -184,6 +181,11 @@ def same_measure(left: tuple, right: tuple) -> bool:
         return same(*values)
     scaled = (total("*", [value, ("number", measure[0])]) for value, measure in zip(values, measures))
     return kinds[0] == kinds[1] and same(*(values if measures[0] == measures[1] else scaled))
+
+
+def in_degrees(node: tuple) -> tuple | None:
+    """The unit of what has a degree sign."""
+    return units.read("degree") if any(part[0] == "degree" for part in walk(node)) else None
 
 
 # Sets of real numbers: two are the same if they hold the same of their ends, and of the points between these.
@@ -216,9 +218,8 @@ def as_interval(node: tuple) -> tuple:
 
 def same_region(left: tuple, right: tuple) -> bool | None:
     """None if one is no set of numbers with known ends, or if they are about different unknowns."""
-    unknowns = {
-        side for node in (left, right) for part in walk(node) if is_relation(part) for side in part[1:] if is_name(side)
-    }
+    sides = {side for node in (left, right) for part in walk(node) if is_relation(part) for side in part[1:]}
+    unknowns = {side for side in sides if is_name(side) and not is_number(side)}
     ends = sorted({end for node in (left, right) for end in ends_of(node)})
     if len(unknowns - {INFINITY, EMPTY, REALS}) > 1:
         return None
