@@ -40,6 +40,10 @@ def is_number(node: tuple) -> bool:
     return not any(part[0] == "symbol" and part[1] not in ("e", "pi", "i") or is_relation(part) for part in walk(node))
 
 
+def is_unknown(node: tuple) -> bool:
+    return is_name(node) and not is_number(node)
+
+
 def value_of(node: tuple) -> tuple:
     """The value in "name = value", "name in set", "value = name" and "30 + 12 = 42"; of others, the whole."""
     if node[0] == "\\in" and is_name(node[1]):
@@ -48,7 +52,7 @@ def value_of(node: tuple) -> tuple:
         return node
     if len(node) == 3 and is_name(node[2]) and not is_name(node[1]):
         return node[1]
-    is_named = is_name(node[1]) and not is_number(node[1])
+    is_named = is_unknown(node[1])
     values = node[1 + is_named :]
     agree = (
         len(values) == 1
@@ -201,25 +205,19 @@ def as_interval(node: tuple) -> tuple:
     first, last = node[0].split(" ")[0], node[0].split(" ")[-1]
     if not {first, last} <= {"<", "<="} or len(node) > 4:
         return node
-    low, name, high = (
-        node[1:] if len(node) == 4 else (*node[1:], INFINITY) if is_name(node[2]) else (MINUS_INFINITY, *node[1:])
-    )
-    return (
-        (
-            "(["[first == "<=" and len(node[1:]) > 1 and low != MINUS_INFINITY]
-            + ")]"[last == "<=" and high != INFINITY],
-            low,
-            high,
-        )
-        if is_name(name)
-        else node
-    )
+    whole = node
+    if len(node) == 3:
+        node = (*node, INFINITY) if is_unknown(node[2]) else (node[0], MINUS_INFINITY, *node[1:])
+    _, low, name, high = node
+    opening = "[" if first == "<=" and low != MINUS_INFINITY else "("
+    closing = "]" if last == "<=" and high != INFINITY else ")"
+    return (opening + closing, low, high) if is_unknown(name) else whole
 
 
 def same_region(left: tuple, right: tuple) -> bool | None:
     """None if one is no set of numbers with known ends, or if they are about different unknowns."""
     sides = {side for node in (left, right) for part in walk(node) if is_relation(part) for side in part[1:]}
-    unknowns = {side for side in sides if is_name(side) and not is_number(side)}
+    unknowns = {side for side in sides if is_unknown(side)}
     ends = sorted({end for node in (left, right) for end in ends_of(node)})
     if len(unknowns - {INFINITY, EMPTY, REALS}) > 1:
         return None
