@@ -43,8 +43,11 @@ RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuni
 }  # fmt: skip
 RANGE = dict(tau_min=0.1, tau_max=1.5, tau_initial=0.8)
 HEAD = RANGE | dict(concentration=20.0, scale="standard")
-LEARNING = dict(prompts=4, samples=16, epochs=8)
-HEADS = {"head, mean": Settings(objective="grpo", **LEARNING), "head, pass@8": Settings(objective="pass@8", **LEARNING)}
+LEARNING = dict(prompts=8, samples=8, epochs=4, learning_rate=1e-3)
+HEADS = {
+    "head, mean": Settings(objective="dr_grpo", **LEARNING),
+    "head, pass@8": Settings(objective="pass@4", **LEARNING),
+}
 
 
 class Dealt(temperature_head.Policy):
