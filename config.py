@@ -89,7 +89,7 @@ class Config:
     keep_checkpoints: int = option(2, "looking", "how many of the last checkpoints stay, beside the best")
     # fmt: on
 
-    given: tuple[str, ...] = ()  # the settings that the command line names
+    given: tuple[str, ...] = field(default=(), compare=False)  # the settings that the command line names
 
     @property
     def token_kind(self) -> str:

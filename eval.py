@@ -185,7 +185,7 @@ def own_benchmark(folder: Path, ran: dict) -> str:
     """The held-out problems of the run in this folder, or of an embedded model; ValueError where it has none."""
     if (file := folder / weights.HELD_OUT).is_file():  # of a run whose problems cannot be generated again
         return str(file)
-    known = {of: task for task, of in tasks.EMBEDDED.items()}.get(folder.name, "")
+    known = {Path(of).parts: task for task, of in tasks.EMBEDDED.items()}.get(folder.resolve().parts[-2:], "")
     if ran:
         try:
             known = ran["eval_task"] or ran["task"] * (ran["task"].partition(":")[0] in tasks.GENERATED)

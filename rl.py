@@ -7,11 +7,8 @@ Both policies share the reward R(x, y) in {0, 1}.  Each is updated on the same r
     token step         r_t = pi_theta(y_t | h_t, tau_t) / pi_old,         phi fixed, at the stored tau_t
     temperature step   r_t = pi_phi(tau_t | h_t, tau_{t-1}) / pi_old,     theta fixed, at the stored (h_t, c_t, z_t)
 
-The rollout recorded pi_old, so before the first optimizer step every ratio is 1, up to rounding: 1e-4 in float32, some percent
-where products are in bfloat16.
-
-Different from the paper: `pass@k` objectives are our extension, after "Pass@k Training", arXiv 2508.10751.
-This file needs temperature_head.py and token_policy.py only.  engine/gradient.py computes the same gradient faster.
+The rollout recorded pi_old: before the first optimizer step every ratio is 1 (in float32 within 1e-4).  Different from the paper:
+`pass@k` objectives are our extension, after "Pass@k Training", arXiv 2508.10751.  engine/gradient.py is the same, faster.
 """
 
 import math
@@ -30,10 +27,9 @@ from token_policy import token_policy
 if TYPE_CHECKING:
     from sample import Rollout
 
-LOGITS = {
-    "cpu": 2**23,
-    "cuda": 2**28,
-}  # numbers that exist at one time: (B, T, V) of a vocabulary of 150k would not fit
+# Logits that exist at one time: all of (B, T, V) would not fit at a vocabulary of 150k.  On a CPU above 32 MiB: glibc returns such
+# blocks to the system, while smaller ones pile up (4,096 tokens: 6.8 GiB instead of 0.5).
+LOGITS = {"cpu": 2**24, "cuda": 2**28}
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------
@@ -100,7 +96,7 @@ def pass_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
 class PlainGradient:
     """How a step computes its gradient, plainly: one process, padded rows, one micro-batch after the other.
 
-    engine.FastGradient reads each prompt once for its samples, adds up over several processes, and retries with less memory."""
+    engine/gradient.py reads each prompt once for its samples, adds up over processes, and retries with less memory."""
 
     def __init__(self, micro_batch_tokens: int = 16_384):
         self.micro_batch_tokens = micro_batch_tokens
@@ -125,7 +121,6 @@ class PlainGradient:
         return float(torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm))
 
     def attempt(self, gradient):
-        """The result of gradient()."""
         return gradient()
 
 
@@ -189,7 +184,7 @@ def clipped_surrogate(log_probs: Tensor, old: Tensor, advantage: Tensor, setting
 
 
 def token_step(
-    transformer, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, reference=None, engine=None
+    transformer, optimizer, rollout: "Rollout", advantage: Tensor, settings, reference=None, engine=None
 ) -> dict[str, float]:
     """Update theta with phi fixed: advantage (B,), `reference` the initial model where there is a KL penalty.
 
@@ -215,13 +210,11 @@ def token_step(
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)
         return loss, log_probs - old
 
-    without_reads = replace(rollout, reads=None)  # theta computes its own states, and micro-batches would copy these
-    return ascend(loss_of, transformer, optimizer, without_reads, advantage, settings, engine)
+    rollout = replace(rollout, reads=None)  # theta computes its own states, and micro-batches would copy these
+    return ascend(loss_of, transformer, optimizer, rollout, advantage, settings, engine)
 
 
-def temperature_step(
-    head, optimizer, rollout: "Rollout", advantage: Tensor, settings: StepSettings, engine=None
-) -> dict[str, float]:
+def temperature_step(head, optimizer, rollout: "Rollout", advantage: Tensor, settings, engine=None) -> dict[str, float]:
     """Update phi with theta fixed: advantage (B,); the rollout holds all that the head needs."""
 
     def loss_of(part: "Rollout", advantage: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,11 +238,10 @@ def ascend(loss_of, module, optimizer, rollout: "Rollout", advantage: Tensor, se
     share of ratios outside the range.  FloatingPointError: the loss or gradient is not finite; that epoch's step is not taken.
     """
     total = engine.total(rollout.mask.sum())  # N
-    metrics = {"loss": 0.0, "gradient_norm": 0.0, "kl": 0.0, "clipped": 0.0}
     if not settings.entropy_bonus and not settings.kl_penalty:  # a sample without advantage has no gradient: skip it
         pulls = advantage.nonzero()[:, 0]
         if engine.total(torch.tensor(float(len(pulls)), device=total.device)) == 0:
-            return metrics  # nothing to learn; a step would only follow Adam's momentum
+            return dict.fromkeys(("loss", "gradient_norm", "kl", "clipped"), 0.0)  # a step would only follow momentum
         pulls = (
             pulls if len(pulls) else torch.arange(1, device=pulls.device)
         )  # join the others with a zero-advantage row
@@ -279,12 +271,8 @@ def ascend(loss_of, module, optimizer, rollout: "Rollout", advantage: Tensor, se
     optimizer.zero_grad(set_to_none=True)  # a gradient left behind would be the fixed side's at its next turn
     ratio = log_ratio.exp()
     outside = (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)
-    return {
-        "loss": loss,
-        "gradient_norm": norm,
-        "kl": float((ratio - 1 - log_ratio).mean()),  # KL(old || new), k3
-        "clipped": float(outside.float().mean()),
-    }
+    kl = float((ratio - 1 - log_ratio).mean())  # KL(old || new), k3
+    return {"loss": loss, "gradient_norm": norm, "kl": kl, "clipped": float(outside.float().mean())}
 
 
 def sides(step: int, schedule: str, temperature_first: int = 0) -> tuple[bool, bool]:

@@ -128,8 +128,7 @@ def generate(
 ) -> Rollout:  # fmt: skip
     """Sample `samples_per_prompt` completions of each prompt; the samples of a prompt are neighbouring rows.
 
-    policy: a temperature_head.Policy.  `keep_reads`: store what it read.  `on_token(step, tokens, temperatures)` sees every step;
-    `stop`: a problems.stops.Stop, which ends a completion at a text.
+    policy: a temperature_head.Policy.  keep_reads: store what it read.  on_token(step, tokens, temperatures) sees every step.
     """
     longest, device = check_lengths(transformer, prompts, max_new_tokens), transformer.device
     looks = [look for look in (on_token, policy.see) if look is not None]
@@ -146,7 +145,7 @@ def generate(
         action = policy.act(reads, tau, logits=logits, step=step, generator=generator)
         tau = action.temperature  # tau_t ~ pi_phi
         token, log_prob, entropy = engine.draw(logits, tau, generator)  # y_t ~ pi_theta
-        ends = (token[:, None] == eos).any(1) if stop is None else stop.ended(step, rows, token)
+        ends = (token[:, None] == eos).any(1) if stop is None else stop.ended(step, rows, token)  # problems/stops.py
         drawn.append((rows, going, token, ends, action, log_prob, entropy, margin, reads if keep_reads else None))
         for look in looks:
             look(step, token, tau)

@@ -153,7 +153,8 @@ def rewards(
         else:
             in_words.append(index)
     answers = [prompts.after_thinking(texts[i]) for i in in_words]
-    checked = verify.rewards(answers, [problems[i].answer for i in in_words]) if in_words else []
+    golds, asked = ([getattr(problems[i], field) for i in in_words] for field in ("answer", "problem"))
+    checked = verify.rewards(answers, golds, asked) if in_words else []
     for index, reward in zip(in_words, checked):
         result[index] = reward
     return result

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,159 +34,62 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NoReturn
 
+from answers.compare import quietly, same
+from answers.copying import is_copied
 from answers.extract import bare, extract_answer
-from answers.grammar import (
-    INFINITY,
-    MAX_LENGTH,
-    RELATIONS,
-    THOUSANDS,
-    Undecided,
-    combined,
-    negative,
-    parse,
-)
+from answers.grammar import MAX_LENGTH, parse
 from answers.spelling import PLAIN, normalise, words
-from answers.values import check_time, local, proportional, same_value, walk
+from answers.values import STEPS, local
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
-
-
-# Compare: the shapes around the expressions, then the values of these.
-SETS = {",", "{}", "\\cup"}
-SHAPES = {"()", "[]", "(]", "[)", "\\cap", "\\setminus", ":", "row", "rows"}
-
-
-def is_relation(node: tuple) -> bool:
-    return node[0].split(" ")[0] in RELATIONS
-
-
-def is_name(node: tuple) -> bool:
-    """True for what is a mere name left of "=": x, f(x), (x, y), A:B, |AB|, AB."""
-    if node[0] == "*":
-        return all(factor[0] == "symbol" and factor[1][0].isupper() for factor in node[1:])
-    return node[0] == "symbol" or (node[0] in ("()", ":", "fabs") and all(map(is_name, node[1:])))
-
-
-def value_of(node: tuple) -> tuple:
-    """The right side of "name = value" and "name in set", the left one of "value = name"; of others, the whole."""
-    if node[0] in ("=", "= =", "\\in") and is_name(node[1]):
-        return node[-1]
-    return node[1] if node[0] == "=" and is_name(node[2]) else node
-
-
-def as_interval(node: tuple) -> tuple:
-    """5 < x as (5, infinity), -2 <= x < 7 as [-2, 7); others as they are. All inequalities point right by now."""
-    first, last = node[0].split(" ")[0], node[0].split(" ")[-1]
-    brackets = ("[" if first == "<=" else "(", "]" if last == "<=" else ")")
-    if not {first, last} <= {"<", "<="} or len(node) > 4:
-        return node
-    if len(node) == 4:
-        return (brackets[0] + brackets[1], node[1], node[3]) if node[2][0] == "symbol" else node
-    if node[1][0] == "symbol":
-        return ("(" + brackets[1], negative(INFINITY), node[2])
-    return (brackets[0] + ")", node[1], INFINITY) if node[2][0] == "symbol" else node
-
-
-def members(node: tuple) -> list[tuple]:
-    r"""The members of a list or set, or the one that it is; each a \pm b is two of them."""
-    parts = node[1:] if node[0] in SETS else [node]
-    return [signed(part, plus) for part in parts for plus in (("\\pm", "\\mp") if has_sign(part) else ("\\pm",))]
-
-
-def has_sign(node: tuple) -> bool:
-    return any(part[0] in ("\\pm", "\\mp") for part in walk(node))
-
-
-def signed(node: tuple, plus: str) -> tuple:
-    r"""The tree with one of \pm and \mp read as plus, the other as minus."""
-    if node[0] in ("\\pm", "\\mp"):
-        return signed(node[1], plus) if node[0] == plus else negative(signed(node[1], plus))
-    return (node[0], *(signed(child, plus) if isinstance(child, tuple) else child for child in node[1:]))
-
-
-def same(left: tuple, right: tuple) -> bool:
-    """Equality of two trees: bring their shapes together, then compare member by member, then by value."""
-    check_time()
-    heads = {left[0], right[0]}
-    if left == right:
-        return True
-    if is_relation(left) and left[0] == right[0]:
-        return same_relation(left, right)
-    if is_relation(left) or is_relation(right):
-        met = value_of(left), value_of(right)
-        if not (is_relation(met[0]) and is_relation(met[1])):
-            met = as_interval(met[0]), as_interval(met[1])
-        return met != (left, right) and same(*met)
-    if heads == {",", "()"}:
-        return in_order(left, right)
-    if heads & SETS or has_sign(left) or has_sign(right):
-        if "\\cup" in heads:
-            if not heads <= {",", "\\cup"}:
-                return False  # x < 1 or x > 2 is a list of two intervals
-            left, right = ((",", *(as_interval(value_of(part)) for part in side[1:])) for side in (left, right))
-        rest = members(right)
-        for member in members(left):
-            partner = next((candidate for candidate in rest if quietly(same, member, candidate)), None)
-            if partner is None:
-                return False
-            rest.remove(partner)
-        return not rest
-    if "percent" in heads and left[0] != right[0]:
-        inner, other = (left[1], right) if left[0] == "percent" else (right[1], left)
-        return same(inner, other) or same(combined("/", inner, ("number", Fraction(100))), other)
-    if heads & SHAPES:
-        return left[0] == right[0] and in_order(left, right)
-    if "based" in heads:
-        based, other = (left, right) if left[0] == "based" else (right, left)
-        return other[0] == "number" and str(other[1]) == based[1]
-    return same_value(left, right)
-
-
-def in_order(left: tuple, right: tuple) -> bool:
-    return len(left) == len(right) and all(map(same, left[1:], right[1:]))
-
-
-def quietly(question, *operands: tuple) -> bool:
-    """A part that cannot be decided is not equal, but leaves the other parts to decide."""
-    try:
-        return question(*operands)
-    except Undecided:
-        check_time()
-        return False
-
-
-def same_relation(left: tuple, right: tuple) -> bool:
-    """The same sides; else, equations up to a factor and inequalities up to a positive one."""
-    if quietly(in_order, left, right):
-        return True
-    if left[0] not in ("=", "!=", "<", "<=") or any(child[0] in SETS | SHAPES for child in left[1:] + right[1:]):
-        return False
-    differences = [combined("+", node[1], negative(node[2])) for node in (left, right)]
-    return proportional(*differences, positive=left[0] in ("<", "<="))
+CONSTANT = re.compile(r"\+\s*[Cc]$")
+INTEGER = re.compile(r"[\s,(]*(?:\\text\s*\{[^{}]*\}\s*)?([a-z])\s*\\in\s*\\mathbb\{Z\}\s*\)?$")
+CHOICE = re.compile(
+    r"(?:\\(?:text|math)[a-z]*\s*\{)?\s*(?:\(?([A-J])\)|([A-J])\.(?=[\s}]))\s*\}?(?:[\s~]|\\[ ,;:])*(.*)", re.DOTALL
+)
 
 
 def compare(prediction: str, gold: str) -> tuple[bool, str]:
     """The verdict on two bare answers, and what decided it."""
-    left, right = sorted((bare(prediction), bare(gold)))  # one order, so that the relation is symmetric
-    if left != right and max(len(left), len(right)) > 4 * MAX_LENGTH:
+    sides = bare(prediction), bare(gold)
+    if sides[0] != sides[1] and max(map(len, sides)) > 4 * MAX_LENGTH:
         return False, "too long"
-    is_arithmetic = PLAIN.fullmatch(left + right)  # the quick way, for the many answers that are numbers
-    if not left or not right or not (is_arithmetic or (words(left) and words(right))):
+    is_arithmetic = PLAIN.fullmatch("".join(sides))  # the quick way, for the many answers that are numbers
+    if not all(sides) or not (is_arithmetic or all(map(words, sides))):
         return False, "no answer"
-    if left == right:
+    if sides[0] == sides[1]:
         return True, "text"
-    local.begin()
+    choices = [None if is_arithmetic else CHOICE.fullmatch(side) for side in sides]
+    if any(choice and choice[3] for choice in choices):  # (C) 42 is C, and it is 42
+        letters = [choice[1] or choice[2] if choice else words(side) for choice, side in zip(choices, sides)]
+        if letters[0] == letters[1] or all(choices):
+            return letters[0] == letters[1], "choice"
+        sides = tuple(choice[3] if choice else side for choice, side in zip(choices, sides))
+    local.steps = STEPS
     try:
-        left, right = normalise(left), normalise(right)
+        left, right = map(normalise, sides)
         if not is_arithmetic and words(left) and words(left) == words(right):
             return True, "normal form"
-        listed = THOUSANDS.search(left) or THOUSANDS.search(right)  # 1,234 may have been a list after all
-        equal = quietly(same, parse(left), parse(right)) or (listed and same(parse(left, False), parse(right, False)))
-        return bool(equal), "value"
+        if all(CONSTANT.search(side) for side in (left, right)):  # a constant of integration, by any name
+            left, right = (CONSTANT.sub("+C", side) for side in (left, right))
+        if all(
+            found := [INTEGER.search(side) for side in (left, right)]
+        ):  # and a parameter that runs over the integers
+            left, right = (
+                re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found
+            )
+        trees = parse(left), parse(right)
+        ordered = trees if left < right else trees[::-1]  # one order, so that the relation is symmetric
+        return quietly(same, *ordered) or quietly(sign_left_off, *trees), "value"
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         return False, f"not decided: {error}"
-    finally:
-        local.end()
+
+
+def sign_left_off(prediction: tuple, gold: tuple) -> bool:
+    """What the question has asked for may be left off, but not added: 28 for 28%, and 52 for 52_8."""
+    if gold[0] == "percent":
+        return prediction[0] != "percent" and same(prediction, gold[1])
+    return gold[0] == "based" and prediction == ("number", Fraction(gold[1]))
 
 
 # The interface.
@@ -198,18 +102,23 @@ def is_equivalent(prediction: str, gold: str) -> bool:
     return compare(prediction, gold)[0]
 
 
-def reward(text: str, gold: str) -> float:
-    """1.0 if the answer in a model's output equals the gold answer, else 0.0."""
+def reward(text: str, gold: str, problem: str | None = None) -> float:
+    """1.0 if the answer in a model's output equals the gold answer, else 0.0.
+
+    With the problem, an answer that only copies it, or leaves it to compute, earns 0.0 too: see answers/copying.py."""
     answer = extract_answer(text)
-    return float(answer is not None and is_equivalent(answer, gold))
+    if answer is None or not is_equivalent(answer, gold):
+        return 0.0
+    return float(problem is None or not is_copied(answer, gold, problem))
 
 
-def rewards(texts: list[str], golds: list[str]) -> list[float]:
+def rewards(texts: list[str], golds: list[str], problems: list[str | None] | None = None) -> list[float]:
     """The rewards of a batch, in order. Of a large one, what is not done in half a second goes to other processes."""
-    pairs, scores, start = list(zip(texts, golds, strict=True)), [], time.perf_counter()
-    while len(scores) < len(pairs) and (time.perf_counter() < start + BATCH_SECONDS or len(pairs) - len(scores) < 200):
-        scores.append(reward(*pairs[len(scores)]))
-    rest = pairs[len(scores) :]
+    cases = list(zip(texts, golds, problems or [None] * len(texts), strict=True))
+    scores, start = [], time.perf_counter()
+    while len(scores) < len(cases) and (time.perf_counter() < start + BATCH_SECONDS or len(cases) - len(scores) < 200):
+        scores.append(reward(*cases[len(scores)]))
+    rest = cases[len(scores) :]
     count = max(1, min(os.cpu_count() or 1, 16, len(rest) // 100))
     size = -(-len(rest) // count) or 1
     with ThreadPoolExecutor(count) as threads:  # a thread starts with its first task only
@@ -218,13 +127,13 @@ def rewards(texts: list[str], golds: list[str]) -> list[float]:
     return scores
 
 
-def batch(pairs: list[tuple[str, str]]) -> list[float]:
+def batch(cases: list[tuple]) -> list[float]:
     try:
         command = [sys.executable, os.path.abspath(__file__), "--rewards"]
-        options = {"capture_output": True, "text": True, "timeout": 10 + len(pairs), "check": True}
-        return json.loads(subprocess.run(command, input=json.dumps(pairs), **options).stdout)
+        options = {"capture_output": True, "text": True, "timeout": 10 + len(cases), "check": True}
+        return json.loads(subprocess.run(command, input=json.dumps(cases), **options).stdout)
     except (OSError, subprocess.SubprocessError, ValueError, TypeError):  # no such process can be had: do it here
-        return [reward(*pair) for pair in pairs]
+        return [reward(*case) for case in cases]
 
 
 def fail(message: str) -> NoReturn:
@@ -279,6 +188,6 @@ def judge(path: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--rewards"]:
-        print(json.dumps([reward(*pair) for pair in json.load(sys.stdin)]))
+        print(json.dumps([reward(*case) for case in json.load(sys.stdin)]))
     else:
         main()

@@ -1,84 +1,79 @@
 r"""The text of an answer as a tree: tokenise -> parse. The third stage of the verifier; see verify.py.
 
 An answer is read with a small precedence parser of our own. Text is never evaluated and never reaches sympy, and only
-an own grammar can promise its limits: length, depth, digits, the size of an exponent. On the labelled pairs of
-verify_bench.py this is some seventy times faster than Math-Verify with latex2sympy2_extended, and more often right.
+an own grammar can promise its limits: length, depth, digits, the size of an exponent. Parsing takes n log n steps.
+
+The trees are nested tuples, a head and what it holds. The operands of sums and products are in one order, so that a + b
+and b + a have the same tree. The heads that are not an operator or a function of the text:
+
+    ("number", Fraction)  ("decimal", Fraction, digits shown)  ("symbol", name)  ("based", digits, base)  ("unit", tree, "km/h")
+    ("< <=", low, middle, high)  a relation; x > 5 is read as 5 < x     ("rows", ("row", tree, ...), ...)  a matrix
+    (",", tree, ...)  ("{}", tree, ...)  ("(]", low, high)  a list, a set, an interval; a tuple is "()"
+    ("sum", body, variable, low, high)  and so "prod" and "integral"    ("limit", body, variable, point)
 
 >>> parse(r"\frac{x+1}{2}")
 ('/', ('+', ('number', Fraction(1, 1)), ('symbol', 'x')), ('number', Fraction(2, 1)))
-
-The trees are nested tuples, a head and what it holds. The operands of sums and products are in one order, so that a + b
-and b + a have the same tree.
-
-    ("number", Fraction)  ("decimal", Fraction, digits shown)  ("symbol", name)  ("based", digits, base)
-    ("+", tree, ...)  ("*", tree, ...)  ("/", top, bottom)  ("^", base, exponent)  ("sin", tree)  ("factorial", tree)
-    ("=", left, right)  ("<", left, right)  ("< <=", low, middle, high)      a relation; x > 5 is read as 5 < x
-    (",", tree, ...)  ("{}", tree, ...)                                      a list without brackets, a set
-    ("()", tree, ...)  ("(]", low, high)  ("\\cup", tree, tree)              tuple or interval with its brackets, union
-    ("rows", ("row", tree, ...), ...)                                        a matrix
-    ("sum", body, variable, low, high)                                       and so "prod" and "integral"
-    ("limit", body, variable, point)
-
 >>> parse("0.50"), parse("52_8"), parse("x>5")
 (('decimal', Fraction(1, 2), 2), ('based', '52', '8'), ('<', ('number', Fraction(5, 1)), ('symbol', 'x')))
->>> parse("1,x"), parse("(0,x]")[0], parse(r"\sin x")
-((',', ('number', Fraction(1, 1)), ('symbol', 'x')), '(]', ('sin', ('symbol', 'x')))
->>> parse("x+1") == parse("1+x"), parse("x+1") == parse("x+2")
-(True, False)
 """
 
 from __future__ import annotations
 
-import operator
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-from answers.spelling import FUNCTIONS, NAMES, TRIGONOMETRIC, words
+from answers.spelling import FUNCTIONS, HYPERBOLIC, NAMES, TRIGONOMETRIC, words
+from answers.trees import MINUS_ONE, Undecided, determinant, negative, quotient, total
 
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characters, nested brackets, digits of a number
 
 
-class Undecided(ValueError):
-    """Outside of the grammar, over a limit, or without a value that can be found here."""
-
-
 # 1. Tokenise: numbers, operators, names.
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\iff"]
-RELATION, SUM, PRODUCT, POWER, POSTFIX = 3, 6, 7, 9, 10
+RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\notin", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\iff"]
+RELATIONS += ["\\parallel", "\\perp"]
+RELATION, UNIT, SUM, PRODUCT, POWER, POSTFIX = 5, 7, 9, 10, 12, 13
 LEVELS = [  # what stands between operands, from loose to tight; a token's level is how tight it binds
-    [], ["\\\\", ";"], [",", "&"], RELATIONS, ["\\cup", "\\cap", "\\setminus"], [":"], ["+", "-", "\\pm", "\\mp"],
-    ["*", "/", "\\bmod", "\\mod", "\\pmod"], [], ["^", "**"], ["!", "%", "\\degree"],
+    [], ["\\lor"], ["\\\\", ";"], [",", "&", "\\land"], ["\\pmod", "\\mod"], RELATIONS, ["\\cup", "\\cap", "\\setminus"], [],
+    [":", "\\over", "\\choose"], ["+", "-", "\\pm", "\\mp"], ["*", "/", "\\bmod"], [], ["^", "**"], ["!", "!!", "%", "\\degree"],
 ]  # fmt: skip
 BINDING = {token: level for level, tokens in enumerate(LEVELS) for token in tokens}
-HEADS = {";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "%": "percent", "\\degree": "degree"}
-HEADS |= {"\\mod": "\\bmod", "\\pmod": "\\bmod"}
-CLOSING = {"(": [")", "]"], "[": ["]", ")"], "{": ["}"], "|": ["|"], "\\{": ["\\}"]}
-CLOSING |= {"\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "begin": ["end"]}
+HEADS = {
+    ";": ",", "&": "row", "\\\\": "rows", "**": "^", "!": "factorial", "!!": "fac2", "%": "percent", "\\degree": "degree",
+    "\\mod": "\\pmod", "\\choose": "binomial",
+}  # fmt: skip
+CLOSING = {
+    "(": [")", "]"], "[": ["]", ")"], "{": ["}"], "|": ["|"], "\\{": ["\\}"], "\\langle": ["\\rangle"],
+    "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "begin": ["end"], "vbegin": ["end"], "cbegin": ["end"],
+}  # fmt: skip
 CLOSERS = {token for tokens in CLOSING.values() for token in tokens if token != "|"}
 CALCULUS = {"\\sum": "sum", "\\prod": "prod", "\\int": "integral", "\\lim": "limit"}
 TOKEN = re.compile(
-    r"""\s*(?: (?P<number> \d+_(?:\d+|\{\d+\}) | (?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)? )
-    | \\(?P<edge>begin|end)\s*\{[pbvB]?(?:small)?matrix\*?\}
+    r"""\s*(?: (?P<number> \d+_(?:\d+|\{\d+\}) | (?:\d+\.(?!\.)\d*|\.\d+)(?:[eE][-+]?\d+)?
+        | 1e[-+]\d+ | \d+(?:E[-+]?\d+|e\d+|e[-+]\d{2,})? )  # 4e-2 is 4e minus 2, but 1e-2, 4.0e-2 and 4E-2 are numbers
+    | \\(?P<edge>begin|end)\s*\{(?P<kind>[pbvBV]?(?:small)?matrix\*?|cases)\}
+    | \\unit\{(?P<unit>[^{}]*)\}
     | \\(?:text[a-z]*|mbox|mathrm|hbox)\s*\{(?P<text>[^{}]*)\}
-    | (?P<name> \\(?:overline|bar|vec|hat|mathbb|mathcal)\s*(?:\{[^{}]*\}|\w) | \\?[A-Za-z]+ )
-    | (?P<operator> \\[{}\\] | \*\* | [<>!]= | [-+*/^_=<>(){}\[\]|,;:!%&] ))""",
+    | (?P<name> \\(?:overline|bar|vec|hat|widehat|tilde|overleftarrow|overleftrightarrow|mathbb|mathcal|mathscr)\s*(?:\{[^{}]*\}|\w)
+        | \\?[A-Za-z]+ )
+    | (?P<operator> \\[{}\\] | \.\.\. | \*\* | !! | [<>!]= | [-+*/^_=<>(){}\[\]|,;:!%&] ))""",
     re.VERBOSE,
 )
+
 SUBSCRIPT = re.compile(
     r"""(?:\ ?_\ ?(?:\{[^{}]*\}|\w))?'*  # x_1, f'
-    (?: (?<=[fghFGH'])\([^()]*\) | (?<![ei])\((?:[A-Za-z]|\d+)\) )?  # f(2x), and p(n) for any name but e and i""",
+    (?: (?<=[fFG'])\([^()]*\) | (?<![eiC])\((?:[A-Za-z]|\d+)\) )?  # f(2x), and p(n) for any name but e and i""",
     re.VERBOSE,
 )
-WITHOUT_SUFFIX = {*BINDING, *CALCULUS, *CLOSING, *CLOSERS, "\\pi", *FUNCTIONS, *(f"\\{name}" for name in FUNCTIONS)}
+WITHOUT_SUFFIX = {*BINDING, *CALCULUS, *CLOSING, *CLOSERS, "\\pi", "\\st", *FUNCTIONS, *map("\\{}".format, FUNCTIONS)}
 
 
 def tokenise(text: str) -> list[str]:
     """Numbers, operators, and names with their subscripts and arguments: x_1, f(x). Letters in a row are a product.
 
-    >>> tokenise("2ab_1 >= f(x)")
-    ['2', 'a', 'b_1', '>=', 'f(x)']
+    >>> tokenise("2ab_1 >= f(x)"), tokenise("2abcd"), tokenise("MAKE")
+    (['2', 'a', 'b_1', '>=', 'f(x)'], ['2', 'a', 'b', 'c', 'd'], ['MAKE'])
     """
     tokens, position = [], 0
     while position < len(text):
@@ -87,63 +82,59 @@ def tokenise(text: str) -> list[str]:
             raise Undecided("an unknown character")
         kind, token, position = match.lastgroup, match[match.lastgroup], match.end()
         if kind == "text":
-            token = words("\\text" + token)
+            token = "\\text" + (words("\\text" + token) or "nothing")
+        elif kind == "unit":
+            token = "\\unit" + token
+        elif kind == "kind":  # vmatrix and cases are told from other matrices
+            token = "end" if match["edge"] == "end" else token[0].lower().strip("pbsm") + "begin"
         elif kind == "name" and token not in WITHOUT_SUFFIX:
-            if token[0] != "\\" and token not in NAMES and len(token) < 4:
+            if token[0] != "\\" and token not in NAMES and is_product(token, text):
                 tokens += token[:-1]  # letter by letter
                 token = token[-1]
             suffix = SUBSCRIPT.match(text, position)
             token, position = token + re.sub(r"[{} ]", "", suffix[0]), suffix.end()
-        tokens.append(token or "no words")
+        tokens.append(token)
     return tokens
 
 
-# 2. Trees.
-INFINITY, MINUS_ONE = ("symbol", "infinity"), ("number", Fraction(-1))
-SMALL = {"+": operator.add, "*": operator.mul, "/": operator.truediv}
+def is_product(letters: str, text: str) -> bool:
+    """True for mgh and 2abcd, False for a word or a name such as even or MAKE, whose letters have an order."""
+    return len(letters) < 4 or (letters.islower() and (len({*letters} & {*"aeiou"}) < 2 or letters != text.strip()))
 
 
-def combined(head: str, left: tuple, right: tuple) -> tuple:
-    """A sum, product or quotient: of small numbers the number, otherwise flat and in one order."""
-    if left[0] == right[0] == "number" and abs(left[1]) + abs(right[1]) < 10**9 and (head != "/" or right[1]):
-        return ("number", SMALL[head](left[1], right[1]))
-    if head == "+" and left[0] == right[0] in ("rows", "row") and len(left) == len(right):  # matrices
-        return (left[0], *(combined(head, *pair) for pair in zip(left[1:], right[1:])))
-    if head == "/":
-        return (head, left, right)
-    parts = (part for side in (left, right) for part in (side[1:] if side[0] == head else [side]))
-    return (head, *sorted(parts, key=repr))
-
-
-def negative(node: tuple) -> tuple:
-    return (node[0], -node[1], *node[2:]) if node[0] in ("number", "decimal") else combined("*", MINUS_ONE, node)
-
-
-# 3. Parse.
+# 2. Parse.
+NUMERIC = ("number", "decimal")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
-@lru_cache(maxsize=4096)
-def parse(text: str, thousands: bool = True) -> tuple:
+def parse(text: str) -> tuple:
     """The tree of a normalised answer. Raises Undecided."""
+    return read(text)[0]
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> tuple[tuple, bool]:
+    """The tree, and whether the text has arithmetic of bare numbers, such as 3*4, which is done in the tree."""
     if len(text) > MAX_LENGTH:
         raise Undecided("too long")
-    for found in list(THOUSANDS.finditer(text))[::-1] if thousands else []:
-        before, after = text[: found.start()], text[found.end() :]
-        if max(map(before.rfind, "([{")) <= max(map(before.rfind, ")]}")):  # in brackets, (2,251,252) is a triple
-            text = before + found[0].replace(",", "") + after
-    parser = Parser([*tokenise(text), ""])
+    parts, end, depth = [], 0, 0
+    for found in THOUSANDS.finditer(text):
+        between = text[end : found.start()]
+        depth += sum(map(between.count, "([{")) - sum(map(between.count, ")]}"))
+        parts += [between, found[0] if depth > 0 else found[0].replace(",", "")]  # in brackets, (2,251,252) is a triple
+        end = found.end()
+    parser = Parser([*tokenise("".join(parts) + text[end:]), ""])
     tree = parser.expression()
     if parser.next:
         raise Undecided(f"unexpected {parser.next}")
-    return tree
+    return tree, parser.is_arithmetic
 
 
 class Parser:
     """Precedence climbing: `expression(floor)` reads on for as long as the tokens bind tighter than the floor."""
 
     def __init__(self, tokens: list[str]):
-        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+        self.tokens, self.at, self.depth, self.bars, self.is_arithmetic = tokens, 0, 0, 0, False
 
     next = property(lambda self: self.tokens[self.at])
 
@@ -158,7 +149,10 @@ class Parser:
         token = self.next
         if token in BINDING or token in CLOSERS or token in ("", "_"):
             return BINDING.get(token, 0)
-        apart = token[0] not in ".0123456789" or self.tokens[self.at - 1] in (")", "]", "}")
+        if token.startswith("\\unit"):
+            return UNIT
+        before, last = self.tokens[self.at - 2], self.tokens[self.at - 1]
+        apart = token[0] not in ".0123456789" or last in (")", "]", "}", "!", "!!") or before in ("^", "**")
         return PRODUCT if apart and not (token == "|" and self.bars) else 0
 
     def expression(self, floor: int = 0) -> tuple:
@@ -172,56 +166,92 @@ class Parser:
         return left
 
     def joined(self, left: tuple, binding: int) -> tuple:
-        """The tree of the left operand, the next operator and its right operands."""
-        token = self.take() if self.next in BINDING else "*"
-        head = "+" if binding == SUM else HEADS.get(token, token)
+        """The tree of the left operand and all that its next operators, of one level, join to it."""
+        if left[0] == "unit" and binding >= UNIT:
+            raise Undecided("more behind a unit")
+        if binding == UNIT:
+            return ("unit", left, self.take().removeprefix("\\unit"))
         if binding == POSTFIX:
-            return (head, left)
-        right = self.expression(POWER - 1 if binding == POWER else binding)  # powers are read from the right
-        if binding >= SUM:
-            right = negative(right) if token == "-" else (token, right) if token in ("\\pm", "\\mp") else right
-            return combined(head, left, right) if head in ("+", "*", "/") else (head, left, right)
-        tokens, parts = [token], [left, right]
+            return (HEADS[self.take()], left)
+        if binding == POWER:
+            self.take()
+            return ("^", left, self.expression(POWER - 1))  # powers are read from the right
+        if binding == PRODUCT:
+            return self.product(left)
+        tokens, parts = [], [left]
         while self.binding() == binding:
             tokens.append(self.take())
             parts.append(self.expression(binding))
+            if tokens[-1] in ("-", "\\pm", "\\mp"):
+                parts[-1] = negative(parts[-1]) if tokens[-1] == "-" else (tokens[-1], parts[-1])
+        if binding == SUM:
+            self.is_arithmetic |= sum(part[0] in NUMERIC for part in parts) > 1
+            return total("+", parts)
         if binding == RELATION and set(tokens) <= {">", ">="}:  # x >= 5 is read as 5 <= x
             tokens, parts = [MIRRORED[token] for token in tokens[::-1]], parts[::-1]
-        if binding != RELATION and len(set(tokens)) > 1:
+        if binding == RELATION:
+            return (" ".join(tokens), *parts)
+        heads = {HEADS.get(token, token) for token in tokens}
+        head = "\\land" if "\\land" in heads else heads.pop()
+        if heads - {head, ","}:
             raise Undecided("operators that need brackets")
-        return (" ".join(tokens) if binding == RELATION else head, *parts)
+        return quotient(*parts) if head == "\\over" else (head, *parts)
+
+    def product(self, left: tuple) -> tuple:
+        tops, bottoms = [left], []
+        while self.binding() == PRODUCT:
+            token = self.take() if self.next in BINDING else "*"
+            right = self.expression(PRODUCT)
+            if token == "\\bmod" and tops[0][0] == token:
+                raise Undecided("remainders that need brackets")
+            if token == "\\bmod":
+                tops, bottoms = [("\\bmod", quotient(total("*", tops), total("*", bottoms)), right)], []
+            else:
+                (bottoms if token == "/" else tops).append(right)
+        self.is_arithmetic |= sum(part[0] in NUMERIC for part in tops) > 1
+        top = total("*", tops) if len(tops) > 1 else tops[0]
+        return quotient(top, total("*", bottoms)) if bottoms else top
 
     def operand(self) -> tuple:
         token = self.take()
         name = token.lstrip("\\")
-        if token[0] in ".0123456789":
+        if token[0] in ".0123456789" and token != "...":
             return number(token)
-        if token in ("+", "-"):
-            return negative(self.expression(PRODUCT)) if token == "-" else self.expression(PRODUCT)
-        if token in ("\\pm", "\\mp"):
-            return (token, self.expression(PRODUCT))
+        if token in ("+", "-", "\\pm", "\\mp"):
+            inner = self.expression(PRODUCT)
+            return negative(inner) if token == "-" else inner if token == "+" else (token, inner)
         if token in CLOSING:
             return self.bracket(token)
         if name in FUNCTIONS:
             return self.function(FUNCTIONS[name])
         if token in CALCULUS:
             return self.calculus(CALCULUS[token])
-        if token in BINDING or token in CLOSERS or not name or not name[0].isalpha():
+        if token in BINDING or token in CLOSERS or not (name[:1].isalpha() or token == "..."):
             raise Undecided(f"unexpected {token}")
         return ("symbol", NAMES.get(name, name))
 
     def bracket(self, opening: str) -> tuple:
         bars, self.bars = self.bars, int(opening == "|")
+        if opening == "\\{" and self.next in CLOSING[opening]:
+            return ("symbol", self.take() and "emptyset")
+        is_builder = opening == "\\{" and self.tokens[self.at + 1 : self.at + 2] == ["\\st"]
+        self.at += 2 * is_builder
         inner = self.expression()
         closing, self.bars = self.take(*CLOSING[opening]), bars
         items = inner[1:] if inner[0] == "," else (inner,)
         if opening in ("|", "\\lfloor", "\\lceil"):
             return ({"|": "fabs", "\\lfloor": "floor"}.get(opening, "ceil"), inner)
-        if opening == "begin":
-            rows = inner[1:] if inner[0] == "rows" else (inner,)
+        if opening.endswith("begin"):
+            rows = inner[1:] if inner[0] in ("rows", ",") else (inner,)
+            if opening == "vbegin":
+                return determinant([row[1:] if row[0] == "row" else (row,) for row in rows])
+            if opening == "cbegin":  # a piecewise function, or a list of equations
+                return ("cases" if any(row[0] == "row" for row in rows) else ",", *rows)
             return ("rows", *(row if row[0] == "row" else ("row", row) for row in rows))
-        if opening == "\\{" or (opening in "([" and len(items) > 1):
-            return ("{}" if opening == "\\{" else opening + closing, *items)
+        if is_builder:
+            return inner
+        if opening in ("\\{", "\\langle") or (opening in "([" and len(items) > 1):
+            return ({"\\{": "{}", "\\langle": "<>"}.get(opening, opening + closing), *items)
         if closing != CLOSING[opening][0]:
             raise Undecided("half an interval")
         return inner
@@ -230,24 +260,27 @@ class Parser:
         if name in ("frac", "binomial"):
             first = self.operand()
             pair = first[1:] if first[0] == "()" else (first, self.operand())
-            return combined("/", *pair) if name == "frac" else (name, *pair)
+            return quotient(*pair) if name == "frac" else (name, *pair)
         if name == "sqrt":
             index = self.operand() if self.next == "[" else ("number", Fraction(2))
-            return ("^", self.operand(), combined("/", ("number", Fraction(1)), index))
+            return ("^", self.operand(), quotient(("number", Fraction(1)), index))
         base = power = None
         while self.next in ("_", "^"):
             if self.take() == "_":
                 base = self.operand()
             else:
                 power = self.expression(POWER - 1)
-        if power == MINUS_ONE and name in TRIGONOMETRIC:
+        if power == MINUS_ONE and name in TRIGONOMETRIC | HYPERBOLIC:
             name, power = "a" + name, None
-        inner = self.operand() if self.next in ("(", "{", "[") else None
+        inner = self.operand() if self.next in ("(", "{", "[", "\\{") else None
         if inner is None:  # \sin 2 \pi x \cos x is sin(2 pi x) cos(x)
-            inner = self.expression(PRODUCT)
+            factors = [self.expression(PRODUCT)]
             while self.binding() == PRODUCT and self.next not in BINDING and self.next.lstrip("\\") not in FUNCTIONS:
-                inner = combined("*", inner, self.expression(PRODUCT))
-        result = (name, *(inner[1:] if inner[0] in ("()", ",") else (inner,)), *([base] if base else []))
+                factors.append(self.expression(PRODUCT))
+            inner = total("*", factors)
+        if name == "cis":
+            return ("^", ("symbol", "e"), total("*", [("symbol", "i"), inner]))
+        result = (name, *(inner[1:] if inner[0] in ("()", ",", "{}") else (inner,)), *([base] if base else []))
         return ("^", result, power) if power else result
 
     def calculus(self, name: str) -> tuple:

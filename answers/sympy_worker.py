@@ -1,103 +1,89 @@
-r"""Sympy's verdict on two trees, in a worker process that is killed when its time is up.
+r"""Sympy's verdict on two trees, from a worker process that never hangs and never remembers.
 
-For integrals, limits and infinite sums, which values.py cannot evaluate at a point. Sympy may take forever and knows no
-limit of its own, and a signal could end it in a main thread only. So `python sympy_worker.py --worker` imports it once, is
-asked by a line of JSON, and is killed if it does not answer. All of it works in any thread and process.
+For integrals, limits and infinite sums, which values.py cannot evaluate at a point. `python -m answers.sympy_worker` imports
+sympy once and answers each question, a line of JSON, in a fork of itself, so that no question can change the answer to
+another. The kernel ends a fork that uses too much CPU time or memory. A caller waits for the import, however long it takes.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
-import selectors
 import subprocess
 import sys
 import threading
-import time
 from fractions import Fraction
+from pathlib import Path
 
-from answers.grammar import Undecided
+from answers.trees import Undecided
 
-VERDICT_SECONDS = 0.75  # by the clock, for a verdict with the worker's part
-WORKER_BYTES = 512 * 2**20
-
-
-class Worker(subprocess.Popen):
-    is_ready = False  # until it has said that sympy is imported
-
-
-idle: list[Worker] = []  # workers that wait for a question; one is taken out while it answers
-os.register_at_fork(after_in_child=idle.clear)  # a forked process must not talk to its parent's workers
+CPU_SECONDS, BYTES = 0.4, 512 * 2**20  # of one question
+lock = threading.Lock()
+workers: list[subprocess.Popen] = []  # one, once there was a question
+os.register_at_fork(
+    before=lock.acquire, after_in_parent=lock.release, after_in_child=lambda: (workers.clear(), lock.release())
+)
 
 
-def start_worker() -> Worker:
-    command = [sys.executable, os.path.abspath(__file__), "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return Worker(command, **pipes, text=True, start_new_session=True)  # Ctrl-C is its parent's
+def start_worker() -> subprocess.Popen:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    home = Path(__file__).resolve().parent.parent
+    return subprocess.Popen(
+        [sys.executable, "-m", "answers.sympy_worker"], **pipes, cwd=home, start_new_session=True
+    )  # Ctrl-C is ours
 
 
-@atexit.register
-def stop_workers(workers: list[Worker] = idle) -> None:
-    while workers:
-        worker = workers.pop()
-        worker.kill()
-        with contextlib.suppress(OSError):
-            worker.communicate()  # closes the pipes, and leaves no zombie
-
-
-def ask_sympy(left: tuple, right: tuple, begun: float) -> bool:
-    """Sympy's verdict, from a worker that is killed, and replaced, if it comes too late. Raises Undecided.
-
-    `begun`: when the whole verdict was, by time.perf_counter; what is left of its time is sympy's."""
-    worker, answer = idle.pop() if idle else start_worker(), ""
-    with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
-        selector.register(worker.stdout, selectors.EVENT_READ)
-        due = min(begun, time.perf_counter()) + VERDICT_SECONDS
-        if not worker.is_ready:
-            if not selector.select(max(0, due - time.perf_counter())):
-                idle.append(worker)  # not killed: it only has to import sympy once
-                raise Undecided("sympy is not imported yet")
-            worker.is_ready = bool(worker.stdout.readline())
-        worker.stdin.write(json.dumps([left, right], default=str) + "\n")
-        worker.stdin.flush()
-        if selector.select(max(0, due - time.perf_counter())):
-            answer = worker.stdout.readline()
-    if not answer:
-        stop_workers([worker])
-        worker = start_worker()
-    idle.append(worker)
-    if not answer:
+def ask_sympy(left: tuple, right: tuple) -> bool:
+    """Sympy's verdict. Raises Undecided if the question takes too long, or if there is no sympy."""
+    question, answer = json.dumps([left, right], default=str), ""
+    with lock:
+        for _ in range(2):  # a worker that was killed from outside is replaced
+            worker = workers.pop() if workers else start_worker()  # out of the list, should the answer be interrupted
+            with contextlib.suppress(OSError):
+                worker.stdin.write(question + "\n")
+                worker.stdin.flush()
+                answer = worker.stdout.readline().strip()
+            if answer:
+                workers.append(worker)
+                break
+            worker.kill()
+            with contextlib.suppress(OSError):
+                worker.communicate()  # closes the pipes, and leaves no zombie
+    if answer not in ("true", "false"):
         raise Undecided("sympy found nothing in time")
-    return answer.strip() == "true"
+    return answer == "true"
 
 
 def serve() -> None:
-    """The worker: a line with two trees comes in, a verdict goes out."""
-    import resource
+    """The worker: a line with two trees comes in; true, false or null goes out. It ends when its parent has gone."""
+    import signal
 
     import sympy
 
-    with contextlib.suppress(OSError, ValueError):  # where the system knows no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
-    parent = os.getppid()
-
-    def follow_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)  # whoever asked is gone, and a hanging question must not outlive it
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-    print("ready", flush=True)
+    x = sympy.Symbol("x", real=True)  # what sympy imports when it is first needed is imported before the first question
+    sympy.simplify(sympy.Integral(sympy.exp(-(x**2)) * x, (x, 0, sympy.oo)).doit())
+    sympy.limit(sympy.sin(x) / x, x, 0), sympy.Sum(1 / x**2, (x, 1, sympy.oo)).doit()
     for line in sys.stdin:
-        try:
-            left, right = (to_sympy(node, sympy) for node in json.loads(line))
-            difference = sympy.simplify((left - right).doit())
-            equal = difference == 0 or (not difference.free_symbols and abs(sympy.N(difference, 30)) < 1e-25)
-        except Exception:  # whatever sympy raises, it has found no equality
-            equal = False
-        print(json.dumps(bool(equal)), flush=True)
+        child = os.fork()
+        if not child:
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process
+            print(json.dumps(decide(line, sympy)), flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            print("null", flush=True)
+
+
+def decide(line: str, sympy) -> bool:
+    import resource
+
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        left, right = (to_sympy(node, sympy) for node in json.loads(line))
+        difference = sympy.simplify((left - right).doit())
+        return bool(difference == 0 or (not difference.free_symbols and abs(sympy.N(difference, 30)) < 1e-25))
+    except Exception:  # whatever sympy raises, it has found no equality
+        return False
 
 
 def to_sympy(node: list, sympy):
@@ -111,11 +97,13 @@ def to_sympy(node: list, sympy):
     parts = [to_sympy(child, sympy) for child in rest]
     if head in ("integral", "sum", "prod"):
         return {"integral": sympy.Integral, "sum": sympy.Sum, "prod": sympy.Product}[head](parts[0], tuple(parts[1:]))
+    if head == "limit":  # from both sides
+        return sympy.Limit(*parts, "-" if parts[2] == sympy.oo else "+" if parts[2] == -sympy.oo else "+-")
     if head == "/":
         return parts[0] / parts[1]
     names = {"+": "Add", "*": "Mul", "^": "Pow", "fabs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
     return getattr(sympy, names.get(head, head))(*parts)
 
 
-if __name__ == "__main__" and sys.argv[1:] == ["--worker"]:
+if __name__ == "__main__":
     serve()

@@ -1,9 +1,10 @@
 r"""What a tree is worth, and when two trees are equal in value. The second half of the verifier; see verify.py.
 
-Two expressions are equal if they agree at fixed points, chosen once, to 110 of 150 digits: far more than chance could
-give, and no algebra is needed. A value that 150 digits cannot hold is refused rather than rounded: 2^{5000} + 1 is not
-2^{5000}. Only integrals, limits and infinite sums go to sympy (sympy_worker.py). There are no signals, so all of it works
-in any thread and process.
+Two expressions are equal if they agree at fixed points, chosen once. Rational numbers are exact. All others have 150
+digits, of which 110 must agree: far more than chance could give, and no algebra is needed. What 150 digits cannot hold
+is refused rather than rounded. The points lie at several scales and on both sides of every constant in the expressions.
+Real expressions are compared where both are real: \sqrt{x}\sqrt{y} = \sqrt{xy}. Integrals, limits and infinite sums go to
+sympy (sympy_worker.py). A verdict has a number of steps, not of seconds, so that it is the same on every machine.
 
 >>> from answers.grammar import parse
 >>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
@@ -14,20 +15,26 @@ in any thread and process.
 
 from __future__ import annotations
 
-import gc
+import math
 import random
 import threading
-import time
+from fractions import Fraction
 
-from answers.grammar import INFINITY, Undecided, negative
 from answers.spelling import FUNCTIONS, TRIGONOMETRIC
 from answers.sympy_worker import ask_sympy
+from answers.trees import INFINITY, Undecided, negative, walk
 
-# For what runs in this process, of its thread's own time, so that a verdict is the same on a busy machine.
-IN_PROCESS_SECONDS = 0.3
+STEPS = 20_000  # of a verdict; 0.1 to 0.4 s
 AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is left when all of 150 digits cancel
-WHOLE_ONLY = {"factorial", "binomial", "sum", "prod", "\\bmod"}  # are compared at whole numbers
-RANGES = ((7, 40), (20, 99), (1, 30), (-99, -7), (-99, 99), (1, 18), (40, 150), (-18, 18), (20, 130))
+MAX_BITS = 2**16  # of an exact number
+WHOLE_ONLY = {"factorial", "fac2", "binomial", "sum", "prod", "\\bmod", "gcd", "lcm"}  # are compared at whole numbers
+PIECEWISE = WHOLE_ONLY | {"fabs", "floor", "ceil", "max", "min", "sign"}
+SCALES = [  # numbers of both signs, from 0.03 to 800
+    sign * Fraction(*pair)
+    for pair in ((7, 3), (31, 97), (47, 5), (3, 101), (97, 71), (169, 7), (43, 11), (901, 7), (55, 89), (7001, 9))
+    for sign in (1, -1)
+]
+REAL, DEGREE = "the point is real", "the value of a degree"  # settings that travel with the values of the symbols
 
 
 class NeedsSympy(Undecided):
@@ -35,84 +42,100 @@ class NeedsSympy(Undecided):
 
 
 class Local(threading.local):
-    """For each thread when its verdict was begun, by the clock, at which time of its own it is due, and its arithmetic."""
+    """Each thread's steps that are left, and its arithmetic."""
 
-    begun, deadline, collecting, mp = float("inf"), float("inf"), 0.0, None
-
-    def begin(self) -> None:
-        self.begun, self.deadline = time.perf_counter(), time.thread_time() + IN_PROCESS_SECONDS
-
-    def end(self) -> None:
-        self.begun = self.deadline = float("inf")
+    steps, mp = STEPS, None
 
 
 local = Local()
 
 
 def arithmetic():
-    """This thread's mpmath. The import, once in a process, does not count as time of the verdict that needs it."""
+    """This thread's mpmath."""
     if local.mp is None:
-        start, own, due = time.perf_counter(), time.thread_time(), local.deadline
         import mpmath  # comes with sympy; not imported before a value is needed
 
         local.mp = mpmath.MPContext()
         local.mp.dps = 150
-        local.begun += time.perf_counter() - start
-        local.deadline = due + time.thread_time() - own  # collections on the way included
     return local.mp
 
 
-def collections_do_not_count(phase: str, info: dict) -> None:
-    """Beside torch a full garbage collection takes some 0.2 s, and it comes in whichever thread allocates."""
-    if info["generation"] < 2:
-        return
-    if phase == "start":
-        local.collecting = time.thread_time()
-    else:
-        local.deadline += time.thread_time() - local.collecting
-
-
-gc.callbacks.append(collections_do_not_count)
-
-
-def check_time() -> None:
-    if time.thread_time() > local.deadline:
-        raise Undecided("no time left")
+def count_steps(steps: float = 1) -> None:
+    local.steps -= steps
+    if local.steps < 0:
+        raise Undecided("no steps left")
 
 
 # 1. The value at a point.
 def evaluate(node: tuple, values: dict):
-    """The value at a point, real or complex, to 150 digits. Raises Undecided, NeedsSympy or an ArithmeticError.
+    """The value at a point, exact or to 150 digits. Raises Undecided, NeedsSympy or an ArithmeticError.
 
-    >>> from fractions import Fraction
-    >>> evaluate(("^", ("symbol", "x"), ("number", Fraction(2))), {"x": 3})
-    mpf('9.0')
+    >>> evaluate(("^", ("symbol", "x"), ("number", Fraction(2))), {"x": Fraction(3, 2)})
+    Fraction(9, 4)
     """
-    check_time()
-    mp, head = arithmetic(), node[0]
+    count_steps()
+    head = node[0]
     if head in ("number", "decimal"):
-        return mp.mpf(node[1].numerator) / node[1].denominator
-    if head == "based":
-        return mp.mpf(int(node[1], int(node[2])))
+        return node[1]
     if head == "symbol":
-        return values[node[1]] if node[1] in values else {"e": mp.e, "pi": mp.pi, "i": mp.j}[node[1]] * 1
+        if node[1] in values:
+            return values[node[1]]
+        if node[1].startswith("text"):
+            raise Undecided("a word has no value")
+        mp = arithmetic()
+        return {"e": mp.e, "pi": mp.pi, "i": mp.j}[node[1]] * 1
     if head in ("sum", "prod"):
-        body, variable, low, high = node[1:]
-        start, stop = (evaluate(bound, values) if bound != INFINITY else mp.inf for bound in (low, high))
-        if not 0 <= stop - start <= 1000:
-            raise NeedsSympy("an infinite or long sum")
-        terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(stop - start) + 1)]
-        return add(terms) if head == "sum" else mp.fprod(terms)
+        return series(node, values)
     if head in ("integral", "limit"):
         raise NeedsSympy(head)
+    if head in TRIGONOMETRIC and DEGREE not in values:
+        values = values | {DEGREE: arithmetic().pi / 180}
+    if head == "\\bmod" and node[1][0] == "^":  # 7^{2023} mod 100, in whole numbers
+        parts = [evaluate(child, values) for child in (*node[1][1:], node[2])]
+        if all(isinstance(part, Fraction) and part.denominator == 1 for part in parts) and parts[1] >= 0 < parts[2]:
+            return Fraction(pow(*map(int, parts)))
     arguments = [evaluate(child, values) for child in node[1:]]
-    if head in OPERATIONS:
-        return OPERATIONS[head](arguments)
+    if head == "degree":
+        head, arguments = "*", [*arguments, values.get(DEGREE, Fraction(1))]
+    return applied(head, arguments, REAL in values)
+
+
+def applied(head: str, arguments: list, real: bool = False):
+    """The value of an operation: exact where its arguments and its result are, and not too long."""
+    if head in EXACT and all(isinstance(argument, Fraction) for argument in arguments):
+        value = EXACT[head](*arguments)
+        bits = 0 if value is None else value.numerator.bit_length() + value.denominator.bit_length()
+        count_steps(bits / 256)
+        if 0 < bits < MAX_BITS:
+            return value
+    count_steps(5)
+    arguments = [approximate(argument) for argument in arguments]
+    value = OPERATIONS[head](*arguments) if head in OPERATIONS else function(head, arguments)
+    if real and value.imag and not is_real(value):
+        raise ArithmeticError("not real")
+    return value
+
+
+def series(node: tuple, values: dict):
+    body, variable, low, high = node[1:]
+    if INFINITY in (low, high):
+        raise NeedsSympy("an infinite sum")
+    start, stop = evaluate(low, values), evaluate(high, values)
+    count = float(stop - start)
+    if not count.is_integer():
+        raise Undecided("a sum of half a term")
+    if not 0 <= count <= 1000:
+        raise NeedsSympy("a long sum")
+    terms = [evaluate(body, values | {variable[1]: start + step}) for step in range(int(count) + 1)]
+    return applied("+" if node[0] == "sum" else "*", terms)
+
+
+def function(head: str, arguments: list):
+    mp = arithmetic()
     largest = 1e30 if head in TRIGONOMETRIC else 1e6  # an angle loses as many digits as it has, and 40 can be spared
-    if head not in FUNCTIONS.values() or not all(abs(argument) < largest for argument in arguments):
+    if head not in KNOWN or not all(abs(argument) < largest for argument in arguments):
         raise Undecided(f"no value: {head}")
-    if head in TRIGONOMETRIC and node[1][0] == "degree":
-        arguments = [argument * mp.pi / 180 for argument in arguments]
+    count_steps(20)
     if head in ("floor", "ceil") and abs(arguments[0] - mp.nint(arguments[0].real)) < AGREE:
         return mp.nint(arguments[0].real)
     value = {"max": max, "min": min}.get(head, getattr(mp, head, None))(*arguments)
@@ -121,8 +144,13 @@ def evaluate(node: tuple, values: dict):
     return mp.mpf(0) if head != "exp" and abs(value) < AGREE else value  # sin(pi) is zero, not 1e-151
 
 
-def add(terms: list):
-    """A sum that knows a zero when all digits cancel and refuses to lose a term: 2^{5000}+1 is not 2^{5000}."""
+def approximate(value):
+    """An exact number to 150 digits."""
+    return arithmetic().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+
+
+def add(*terms):
+    """A sum that knows a zero when all digits cancel and refuses to lose a term: 2^{90000}+1 is not 2^{90000}."""
     result, sizes = arithmetic().fsum(terms), [abs(term) for term in terms if term]
     if not sizes or abs(result) <= max(sizes) * VANISH:
         return arithmetic().mpf(0)
@@ -138,6 +166,7 @@ def power(base, exponent):
         raise ZeroDivisionError
     if not base or base == 1:
         return base
+    count_steps(15)
     if not abs(exponent * mp.log(base)) < 1e7:
         raise Undecided("too large")
     for denominator in (1, 3, 5, 7, 9) if is_real(base) and base.real < 0 and is_real(exponent) else ():
@@ -147,15 +176,44 @@ def power(base, exponent):
     return mp.power(base, exponent)
 
 
+def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if not base and exponent <= 0:
+        raise ZeroDivisionError
+    bits = base.numerator.bit_length() + base.denominator.bit_length()
+    return base ** int(exponent) if exponent.denominator == 1 and abs(exponent) * bits < MAX_BITS else None
+
+
+def exact_product(*factors: Fraction) -> Fraction | None:
+    bits = sum(factor.numerator.bit_length() + factor.denominator.bit_length() for factor in factors)
+    return math.prod(factors, start=Fraction(1)) if bits < MAX_BITS else None
+
+
+def whole(operation):
+    """The operation for whole numbers from 0 to 2,000."""
+
+    def exact(*numbers: Fraction) -> Fraction | None:
+        fits = all(number.denominator == 1 and 0 <= number <= 2000 for number in numbers)
+        return Fraction(operation(*map(int, numbers))) if fits else None
+
+    return exact
+
+
 OPERATIONS = {
-    "+": add,
-    "*": lambda factors: arithmetic().fprod(factors),
-    "/": lambda pair: pair[0] / pair[1],
-    "^": lambda pair: power(*pair),
-    "\\bmod": lambda pair: arithmetic().fmod(*pair),
-    "fabs": lambda operand: abs(*operand),
-    "percent": lambda operand: operand[0] / 100,
-    "degree": lambda operand: operand[0],
+    "+": add, "*": lambda *factors: arithmetic().fprod(factors), "/": lambda top, bottom: top / bottom, "^": power, "fabs": abs,
+    "percent": lambda part: part / 100,
+}  # fmt: skip
+EXACT = OPERATIONS | {
+    "+": lambda *terms: sum(terms, Fraction(0)), "*": exact_product, "^": exact_power, "max": max, "min": min,
+    "floor": lambda number: Fraction(math.floor(number)), "ceil": lambda number: Fraction(math.ceil(number)),
+    "sign": lambda number: Fraction((number > 0) - (number < 0)), "\\bmod": lambda left, right: left % right,
+    "factorial": whole(math.factorial), "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
+    "binomial": whole(math.comb), "gcd": whole(math.gcd), "lcm": whole(math.lcm),
+}  # fmt: skip
+KNOWN = {*FUNCTIONS.values(), *(f"a{name}" for name in ("sinh", "cosh", "tanh", "coth"))} - {
+    "gcd",
+    "lcm",
+    "frac",
+    "cis",
 }
 
 
@@ -164,40 +222,67 @@ def is_real(value) -> bool:
 
 
 def close(left, right) -> bool:
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return left == right
+    left, right = approximate(left), approximate(right)
     return abs(left - right) <= max(abs(left), abs(right)) * AGREE
 
 
 # 2. Two trees at many points.
-def walk(node: tuple):
-    """All subtrees."""
-    yield node
-    for child in node[1:]:
-        if isinstance(child, tuple):
-            yield from walk(child)
+def points(nodes: list[tuple], names: list[str], many: bool):
+    """Values of the symbols, the same every time: at several scales and, if many, beside the constants of the trees."""
+    generator, real, whole_names, integers = random.Random(2602), SCALES, set(), []
+    if many:
+        numbers = {abs(node[1]) for node in nodes if node[0] in ("number", "decimal") and node[1]}
+        constants = sorted(number for number in numbers if number < 10**6)[-16:]
+        between = [
+            low + (high - low) * Fraction(generator.randint(30, 70), 101)
+            for low, high in zip([0, *constants], constants)
+        ]
+        beside = [
+            constant * side
+            for constant in constants
+            for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))
+        ]
+        real = SCALES + [sign * number for number in between + beside for sign in (1, -1)]
+        steps = [
+            int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)
+        ]
+        integers = [Fraction(number) for number in (3, 1, 2, 5, 8, 4, 7, 12, 6, 9, 11, 14, *steps) if number > 0]
+        whole_only = (node for node in nodes if node[0] in WHOLE_ONLY or is_alternating(node))
+        whole_names = {inner[1] for node in whole_only for inner in walk(node) if inner[0] == "symbol"}
+    pools = {name: integers + real[:4] if name in whole_names else real for name in names}
+    for index in range(max(map(len, pools.values()), default=1)):
+        yield {name: pool[index] if len(names) == 1 else generator.choice(pool) for name, pool in pools.items()}
+
+
+def is_alternating(node: tuple) -> bool:
+    return node[0] == "^" and node[1][0] == "number" and node[1][1] < 0
 
 
 def samples(left: tuple, right: tuple):
-    """The two values at each point where both have one and both are real (or neither is): at least three points."""
-    nodes, mp, found = [*walk(left), *walk(right)], arithmetic(), 0
-    names = sorted({node[1] for node in nodes if node[0] == "symbol"} - {"e", "i", "pi"})
-    negative_bases = (node for node in nodes if node[0] == "^" and node[1][0] == "number" and node[1][1] < 0)
-    whole = any(node[0] in WHOLE_ONLY for node in nodes) or any(negative_bases)
-    scale = 1 if whole else 7 if any(node[0] in ("floor", "ceil") for node in nodes) else 74
-    ranges = ((1, 14),) * 14 if whole else RANGES
-    generator = random.Random(2602)  # the same points every time
-    for low, high in ranges if names else ((0, 0),):
-        numbers = [generator.randint(low, high) for _ in names]
-        point = {name: mp.mpf(n if whole else 2 * n + 1) / scale for name, n in zip(names, numbers)}
+    """The two values at each point where both have one: at least three points, many where a case may change."""
+    nodes, found = [*walk(left), *walk(right)], 0
+    symbols = {node[1] for node in nodes if node[0] == "symbol"}
+    bound = {node[2][1] for node in nodes if node[0] in ("sum", "prod", "integral", "limit")}
+    names = sorted(
+        name for name in symbols - {"e", "i", "pi", "infinity", "..."} - bound if not name.startswith("text")
+    )
+    roots = any(node[0] == "^" and node[2][0] == "number" and node[2][1].denominator > 1 for node in nodes)
+    wanted = 80 if any(node[0] in PIECEWISE or is_alternating(node) for node in nodes) else 28 if roots else 6
+    settings = {REAL: True} if names and "i" not in symbols else {}
+    for point in points(nodes, names, wanted > 6):
         try:
-            pair = evaluate(left, point), evaluate(right, point)
+            pair = evaluate(left, point | settings), evaluate(right, point | settings)
         except NeedsSympy:
             raise
         except (ArithmeticError, ValueError):  # a pole, or a value that is too large: other points will do
-            check_time()
+            count_steps()
             continue
-        if not names or is_real(pair[0]) == is_real(pair[1]):
-            found += 1
-            yield pair
+        found += 1
+        yield pair
+        if found >= wanted:
+            break
     if found < (3 if names else 1):
         raise Undecided("too few points")
 
@@ -212,14 +297,14 @@ def same_value(left: tuple, right: tuple) -> bool:
     try:
         return all(close(*pair) or rounds(left, pair[1]) or rounds(right, pair[0]) for pair in samples(left, right))
     except NeedsSympy:
-        return ask_sympy(left, right, local.begun)
+        return ask_sympy(left, right)
 
 
 def rounds(node: tuple, exact) -> bool:
     """True for a decimal of six digits or more to which an exact value without a finite decimal rounds, or is cut."""
     if node[0] != "decimal" or node[2] < 6:
         return False
-    mp, shown = arithmetic(), evaluate(node, {})
+    mp, shown, exact = arithmetic(), approximate(node[1]), approximate(exact)
     scaled = abs(exact) * mp.mpf(10) ** 100
     finite = abs(scaled - mp.nint(scaled)) < scaled * AGREE
     unit = mp.mpf(10) ** (mp.floor(mp.log10(abs(shown))) + 1 - node[2])
@@ -229,6 +314,7 @@ def rounds(node: tuple, exact) -> bool:
 def proportional(left: tuple, right: tuple, positive: bool) -> bool:
     """True if left = c * right at all points for one constant c, which is not zero, and positive on demand."""
     pairs = [pair for pair in samples(left, right) if any(pair)]
-    if not pairs or not all(map(all, pairs)) or (positive and not (pairs[0][0] / pairs[0][1]).real > 0):
+    if not pairs or not all(map(all, pairs)):
         return False
-    return all(close(pairs[0][0] * pair[1], pairs[0][1] * pair[0]) for pair in pairs)
+    ratios = [applied("/", [*pair]) for pair in pairs]
+    return not (positive and not ratios[0].real > 0) and all(close(ratios[0], ratio) for ratio in ratios)

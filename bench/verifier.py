@@ -1,14 +1,14 @@
 """verify.py beside Math-Verify, in one run: how often each is right on labelled pairs, by source, and how fast.
 
-Then hostile strings (none may run code, be graded equal, or take over a second) and a soak of mixed checks (memory
-stays flat). One to two minutes on one core, half of it Math-Verify's; six seconds with --soak 0 --no-peer.
+Then hostile strings (none may run code, be graded equal, or take over a second), the reward of copying the problem, and a
+soak of mixed checks (memory stays flat). One to three minutes on one core, half of it Math-Verify's.
 
-    python verify_bench.py                        # everything, with ../shared and math-verify
-    python verify_bench.py --soak 0 --no-peer     # pairs and hostile strings, verify.py alone
+    python -m bench.verifier                        # everything, with ../shared and math-verify
+    python -m bench.verifier --soak 0 --no-peer     # pairs, hostile strings and copies, verify.py alone
 
-The data are JSONL files with gold, pred, expected, source and pred_kind ("output": the answer is to be extracted;
-"answer": it is bare), and, for the hostile strings, with gold, text and truly_equal (false: grading it equal is wrong;
-null: either will do).
+The pairs are JSONL files with gold, pred, expected, source or class, and pred_kind ("output": the answer is to be
+extracted; "answer": it is bare). The hostile strings have gold, text and truly_equal (false: grading it equal is wrong;
+null: either will do). The problems have problem and answer.
 """
 
 import argparse
@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import verify
+from answers.extract import MATH
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "verify_cases"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+PAIRS = [SHARED / "verify_cases" / name for name in ("dev.jsonl", "dev2.jsonl")]
+HOSTILE, PROBLEMS = SHARED / "verify_cases" / "hostile_dev.jsonl.gz", SHARED / "data" / "math500.jsonl"
 
 
 def fail(message: str) -> NoReturn:
-    print(f"verify_bench.py: {message}", file=sys.stderr)
+    print(f"bench.verifier: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -40,7 +43,7 @@ def rows(path: Path) -> list[dict]:
             return [json.loads(line) for line in lines]
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or "it is no JSONL file"
-        fail(f"cannot read {path}: {reason}; --pairs and --hostile name other files")
+        fail(f"cannot read {path}: {reason}; --pairs, --hostile and --problems name other files")
 
 
 def ours(row: dict) -> bool:
@@ -64,7 +67,7 @@ def math_verify():
 
 
 def measure(name: str, judge, cases: list[dict]) -> None:
-    """One table: accuracy, false positives and negatives by source, and the time of a verdict."""
+    """One table: accuracy, false positives and negatives, by source where there are any, and the time of a verdict."""
     seconds, wrong = [], collections.defaultdict(lambda: [0, 0, 0])
     for row in cases:
         start = time.perf_counter()
@@ -73,13 +76,14 @@ def measure(name: str, judge, cases: list[dict]) -> None:
         except Exception:  # a peer that raises gives no verdict: that is a plain no
             verdict = False
         seconds.append(time.perf_counter() - start)
-        for source in (row["source"], "all"):
+        for source in (row.get("source") or row["class"], "all"):
             wrong[source][0] += 1
             wrong[source][1] += verdict and not row["expected"]
             wrong[source][2] += row["expected"] and not verdict
-    print(f"\n{name}\n{'source':24}{'pairs':>7}{'accuracy':>10}{'false pos':>11}{'false neg':>11}")
+    print(f"\n{name}\n{'source':32}{'pairs':>7}{'accuracy':>10}{'false pos':>11}{'false neg':>11}")
     for source, (count, positives, negatives) in sorted(wrong.items(), key=lambda item: (item[0] == "all", item[0])):
-        print(f"{source:24}{count:7}{1 - (positives + negatives) / count:10.2%}{positives:11}{negatives:11}")
+        if positives + negatives or source == "all":
+            print(f"{source:32}{count:7}{1 - (positives + negatives) / count:10.2%}{positives:11}{negatives:11}")
     ordered = sorted(seconds)
     median, late, latest = statistics.median(ordered), ordered[int(0.99 * len(ordered))], ordered[-1]
     print(
@@ -103,6 +107,18 @@ def hostile(cases: list[dict]) -> None:
         os.chdir(home)
     print(f"\n{len(cases)} hostile strings, as output and as answer: {executed} executed, {wrong} wrong,")
     print(f"the slowest verdict took {slowest:.2f} s")
+
+
+def copies(problems: list[dict]) -> None:
+    """How often the last formula of the problem, put into a box, earns the reward: without and with the problem known."""
+    earned = [0.0, 0.0]
+    for row in problems:
+        formulas = MATH.findall(row["problem"])
+        text = r"\boxed{" + formulas[-1].strip("$\\[]() ").rstrip(".,") + "}" if formulas else ""
+        for number, known in enumerate((None, row["problem"])):
+            earned[number] += verify.reward(text, str(row["answer"]), known)
+    shares = [f"{share / len(problems):.2%}" for share in earned]
+    print(f"\ncopying the last formula of {len(problems)} problems earns {shares[0]}, and {shares[1]} in training")
 
 
 def megabytes() -> None:
@@ -162,25 +178,29 @@ def soak(cases: list[dict], checks: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="verify.py beside Math-Verify, on labelled pairs and hostile text.")
-    parser.add_argument("--pairs", type=Path, default=SHARED / "dev.jsonl", help="JSONL file of labelled pairs")
-    parser.add_argument(
-        "--hostile", type=Path, default=SHARED / "hostile_dev.jsonl.gz", help="JSONL file, may be gzipped"
-    )
+    parser.add_argument("--pairs", type=Path, nargs="+", default=PAIRS, help="JSONL files of labelled pairs")
+    parser.add_argument("--hostile", type=Path, default=HOSTILE, help="JSONL file, may be gzipped")
+    parser.add_argument("--problems", type=Path, default=PROBLEMS, help="JSONL file of problems, for copies")
     parser.add_argument("--soak", type=int, default=100_000, help="checks of the soak, 0 for none (default: 100000)")
     parser.add_argument("--no-peer", action="store_true", help="leave Math-Verify out")
     parser.error = fail
     options = parser.parse_args()
     if 0 < options.soak < 10 or options.soak < 0:
         fail("--soak takes 0 or at least 10 checks")
-    cases, bad = rows(options.pairs), rows(options.hostile)
+    files, bad = {path.name: rows(path) for path in options.pairs}, rows(options.hostile)
     judges = {"verify.py": ours} if options.no_peer else {"verify.py": ours, "Math-Verify": math_verify()}
-    verify.is_equivalent("x+1", "1+x")  # mpmath is imported when a value is first needed
-    for name, judge in judges.items():
-        measure(name, judge, cases)
+    verify.is_equivalent("x+1", "1+x"), verify.is_equivalent(r"\int_0^1 x dx", "1/2")  # imports mpmath, and sympy
+    for file, cases in files.items():
+        for name, judge in judges.items():
+            measure(f"{name} on {file}", judge, cases)
     hostile(bad)
+    copies(rows(options.problems))
     megabytes()
     if options.soak:
-        soak(cases + [row for row in bad if len(row["text"]) < 3000 and row["cls"] != "sumint"], options.soak)
+        soak(
+            sum(files.values(), []) + [row for row in bad if len(row["text"]) < 3000 and row["cls"] != "sumint"],
+            options.soak,
+        )
 
 
 if __name__ == "__main__":

@@ -21,24 +21,31 @@ def hottest(samples: list[dict]) -> float:
     return max([1.5] + [tau for row in samples for tau in row["taus"]])
 
 
-def pairs(samples: list[dict]) -> list[tuple[dict, dict]]:
-    """(before, after) of each held-out problem; those whose outcome changed come first."""
+Pair = tuple[dict, dict]  # a completion before training and one after it, of the same problem
+
+
+def change(pair: Pair) -> float:
+    """By how much the reward rose."""
+    return pair[1]["reward"] - pair[0]["reward"]
+
+
+def pairs(samples: list[dict]) -> list[Pair]:
+    """The held-out problems that were looked at: first those that became right, then those that became wrong."""
     before, after = (
         {row["problem"]: row for row in samples if row.get("when") == when} for when in ("before", "after")
     )
     both = [(row, after[problem]) for problem, row in before.items() if problem in after]
-    return sorted(both, key=lambda pair: pair[0]["reward"] == pair[1]["reward"])
+    return sorted(both, key=lambda pair: (change(pair) == 0, -change(pair)))
 
 
-def outcomes(both: list[tuple[dict, dict]]) -> str:
+def outcomes(both: list[Pair]) -> str:
     """What became of the problems.
 
     >>> wrong, right = {"reward": 0.0}, {"reward": 1.0}
     >>> outcomes([(wrong, right), (wrong, right), (right, wrong), (wrong, wrong)])
     'of 4 held-out problems 2 became right and 1 became wrong'
     """
-    better = sum(after["reward"] > before["reward"] for before, after in both)
-    worse = sum(after["reward"] < before["reward"] for before, after in both)
+    better, worse = sum(change(pair) > 0 for pair in both), sum(change(pair) < 0 for pair in both)
     return f"of {len(both)} held-out problems {better} became right and {worse} became wrong"
 
 
@@ -71,8 +78,12 @@ def layout(samples: list[dict], most: int) -> tuple[str, str, list[tuple[str, st
     blocks = [
         ("" if row is after else row["problem"], row["when"], row) for b, after in both[:most] for row in (b, after)
     ]
-    changed = sum(before["reward"] != after["reward"] for before, after in both)
-    chosen = f"; {most} of these are shown." if changed >= most else "; these come first." if changed else "."
+    changes = [change(pair) for pair in both[:most]]
+    chosen = "."
+    if min(changes) > 0 and len(both) > most:
+        chosen = f"; shown are {most} that became right."
+    elif any(changes):
+        chosen = "; these come first."
     return "The same problems before and after training", outcomes(both).capitalize() + chosen, blocks
 
 
@@ -87,10 +98,10 @@ def draw(run: Path, samples: list[dict], most: int = 4, width: int = 72) -> Path
     high, cell, row_height = hottest(samples), 0.084, 0.22  # inches
     name_width = min(32, max((len(name) for name, *_ in blocks), default=0)) + 1
     when_width = max((len(when) for _, when, _ in blocks), default=0) + 1
-    start = name_width + when_width + 6
+    start = name_width + when_width + max((len(terminal.verdict(row["reward"])) for *_, row in blocks), default=0) + 1
     bodies = [wrapped(row, width) for *_, row in blocks]
     columns = start + max((len(line) for body in bodies for line in body), default=0)
-    columns = max(columns, len(chosen) + 2, 70)  # and the scale
+    columns = max(columns, round(0.8 * len(chosen)), 70)  # and the scale
     height = 3.2 + sum(map(len, bodies)) + 0.5 * sum(bool(name) for name, *_ in blocks) + 1.6
     canvas = plt.figure(figsize=(cell * (columns + 2), row_height * height), dpi=150)
     axis = canvas.add_axes((0, 0, 1, 1), xlim=(-1, columns + 1), ylim=(height, 0))
@@ -109,10 +120,10 @@ def draw(run: Path, samples: list[dict], most: int = 4, width: int = 72) -> Path
     line = 2.8
     for (name, when, row), body in zip(blocks, bodies):
         line += 0.5 * bool(name)
-        verdict = "right" if row["reward"] else "wrong"
         write(0, line, short(name, name_width - 1))
         write(name_width, line, when, "0.4")
-        write(name_width + when_width, line, verdict, "#1a7f37" if verdict == "right" else "#cf222e")
+        colour = "#1a7f37" if row["reward"] > 0.5 else "#cf222e"
+        write(name_width + when_width, line, terminal.verdict(row["reward"]), colour)
         for part in body:
             for column, (character, tau) in enumerate(part):
                 tile(start + column, line, tau)

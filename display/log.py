@@ -23,7 +23,7 @@ from temperature_head import TemperatureHead
 from token_policy import token_policy
 
 # How many held-out completions are looked at before and after training: with fewer, none may change its outcome.
-LOOKS, TOKENS_LOOKED_AT = 64, 16_384
+LOOKS, TOKENS_LOOKED_AT = 128, 16_384
 
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
@@ -185,7 +185,7 @@ class Log:
             asked, given, gold = (
                 terminal.visible(entry[name] or "none")[:60] for name in ("problem", "extracted", "answer")
             )
-            verdict = "right" if entry["reward"] else "wrong"
+            verdict = terminal.verdict(entry["reward"])
             progress.write(f"step {step}  {verdict}  {asked} {line}  (answer {given}, gold {gold})")
 
     def held_out(self, when: str, step: int, transformer, policy, rollout, problems, texts, rewards) -> None:

@@ -79,7 +79,8 @@ def table(evaluations: dict[str, dict]) -> str:
     shown = shown[:1] + shown[-1:] if len(shown) > 1 else shown or ["Avg@1"]
     rows = ["".join(f"<th>{escaped(cell)}</th>" for cell in ("", *shown, "tau", "tokens"))]
     for label, summary in evaluations.items():
-        cells = [escaped(label)]
+        count = f"<small>{summary['problems']:,} problems</small>" if "problems" in summary else ""
+        cells = [escaped(label) + count]
         for name in shown:
             name = name if name in summary or not name.startswith("Avg") else "Avg@1"  # greedy: one sample a problem
             low, high = summary.get(f"{name} 95%", (0, 0))
@@ -109,9 +110,9 @@ def completion(row: dict, high: float) -> str:
         spans.append(
             f'<span class="token" tabindex="0" style="{tint(tau, high)}" data-d="{data}">{escaped(piece)}</span>'
         )
-    verdict = "right" if row["reward"] else "wrong"
+    kind = "right" if row["reward"] > 0.5 else "wrong"
     when = row.get("when", f"step {row['step']}")
-    head = f'{escaped(when)}, <b class="{verdict}">{verdict}</b>'
+    head = f'{escaped(when)}, <b class="{kind}">{terminal.verdict(row["reward"])}</b>'
     if "answer" in row:
         head += f", answer {escaped(row['extracted'] or 'none')}, gold {escaped(row['answer'])}"
     asked = f'<div class="asked"><small>{head}</small> {escaped(row["problem"])}</div>'

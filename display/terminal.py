@@ -21,6 +21,14 @@ def colour(text: str, temperature: float, tau_min: float = 0.0, tau_max: float =
     return f"\x1b[38;5;{shade}m{text}\x1b[0m"
 
 
+def verdict(reward: float) -> str:
+    """
+    >>> verdict(1.0), verdict(0.0), verdict(0.25)
+    ('right', 'wrong', 'reward 0.25')
+    """
+    return {1.0: "right", 0.0: "wrong"}.get(reward, f"reward {reward:.2f}")
+
+
 def show(pieces: list[str], temperatures: list[float], colours: bool) -> str:
     """A completion on one line. Colours show the temperatures; without colours each stands behind its token.
 

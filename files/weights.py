@@ -1,9 +1,9 @@
-"""Open weights as they are stored: Hugging Face's names, fields and layouts, to ours and back.
+"""Open weights on disk: from Hugging Face's names, fields and layouts to ours, and back.
 
-A model folder is config.json and safetensors files, one or sharded.  Llama, Qwen2 and Qwen3 share their names; GPT-2 has its
-own, keeps q, k and v in one matrix, and stores matrices transposed.  Pickled weights are never read.
+A model folder has a config.json and one or more safetensors files.  Llama, Qwen2 and Qwen3 share their names.  GPT-2 has its own
+names, keeps q, k and v in one matrix, and stores matrices transposed.  Pickled weights are never read.
 
-This file imports nothing local.  Use `model.load` and `model.save`; they call what is here.
+`model.load` and `model.save` call this file, which imports nothing local.
 """
 
 import json
@@ -157,19 +157,21 @@ def their_name(ours: str, family: str) -> str:
 
 
 def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> Path:
-    """A folder as it is; of a hub id these files are fetched: configuration, safetensors and tokenizer, never pickles.
+    """The folder of that name; for a hub id, a folder with these files of the model (configuration, safetensors, tokenizer).
 
-    `id@revision` is that branch, tag or commit of the model; an id alone, what its main branch holds today.
+    `id@revision` names a branch, tag or commit of the model.  `id` alone means its main branch as it is today.
     """
     for folder in (Path(name_or_path), Path(__file__).parent.parent / name_or_path):  # models/ is found from anywhere
         if folder.is_dir():
+            if not (folder / "config.json").is_file() and (kind := other_kind(folder)):
+                raise FileNotFoundError(f"{folder}: no config.json; {kind}")
             return folder
     if Path(name_or_path).is_file():
         raise FileNotFoundError(f"{name_or_path} is a file: a model is a folder with config.json and safetensors files")
     hub_id, at, revision = str(name_or_path).partition("@")
     if hub_id.count("/") > 1 or hub_id.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name_or_path}: no such folder")
-    if at and not revision:  # not silently what is newest: a variable of the shell may have been empty
+    if at and not revision:  # an empty shell variable must not mean the newest
         raise FileNotFoundError(f"{name_or_path}: no revision after the @")
     from huggingface_hub import snapshot_download
 
@@ -183,14 +185,14 @@ def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> P
 
 
 def trained_with(folder: Path) -> dict:
-    """The settings of the run that lies in this folder, by the names of train.py's flags; none where it is no run's."""
+    """The settings of the run in this folder, under the names of train.py's flags; empty for any other folder."""
     return read_json(folder / RUN) if (folder / RUN).is_file() else {}
 
 
 def read_json(file: Path) -> dict:
     """A model folder's JSON file; FileNotFoundError or ValueError with its name."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent}: no {file.name}{other_kind(file.parent)}")
+        raise FileNotFoundError(f"{file.parent}: no {file.name}, so this is not a model folder in Hugging Face format")
     try:
         return {} | json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: a list, or a number
@@ -198,18 +200,18 @@ def read_json(file: Path) -> dict:
 
 
 def other_kind(folder: Path) -> str:
-    """What a folder without a config.json is instead, and what to do about it."""
+    """The kind of a folder that stores a model in another form, and what to do with it; empty for any other folder."""
     if (folder / "adapter_config.json").is_file():
-        return "; this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
+        return "this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
     if any(folder.glob("*.gguf")):
-        return "; these are GGUF files: load them with transformers (gguf_file=...) and save_pretrained"
+        return "these are GGUF files: load them with transformers (gguf_file=...) and save_pretrained"
     if (snapshots := sorted((folder / "snapshots").glob("*/config.json"))) and folder.name.startswith("models--"):
-        return f"; this is an entry of the hub's cache: name {snapshots[-1].parent}"
-    return ", so this is not a model folder in Hugging Face format"
+        return f"this is an entry of the hub's cache: name {snapshots[-1].parent}"
+    return ""
 
 
 def open_tensors(folder: Path, device) -> dict:
-    """{tensor name: a function that reads it} over one or many safetensors files; pickled weights are never read."""
+    """{tensor name: a function that reads it} from one or many safetensors files."""
     index, names = folder / INDEX, {"model.safetensors"}
     if not (folder / "model.safetensors").is_file() and index.is_file():  # an index beside one whole file is ignored
         weight_map = read_json(index).get("weight_map")
@@ -233,7 +235,7 @@ def read_state(
     folder: Path, shapes: dict[str, torch.Size], family: str, tied: bool, device, dtype
 ) -> dict[str, Tensor]:
     """{our name: tensor} for each of `shapes`; ValueError where a tensor is missing, misshapen or left over."""
-    # Files saved from the bare decoder lack the wrapper's prefix; old ones hold constants as tensors.
+    # Files saved from the bare decoder lack the wrapper's prefix.  Old files store constants as tensors.
     prefix = their_name("embed", family).split(".")[0] + "."
     constants = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
     found = {n: read for n, read in open_tensors(folder, device).items() if not n.endswith(constants)}
@@ -255,7 +257,7 @@ def read_state(
                 f"{folder}: tensor {theirs} is stored as {tensor.dtype}: a quantized checkpoint is not supported"
             )
         if not tensor.isfinite().all():
-            raise ValueError(f"{folder}: tensor {theirs} holds numbers that are not finite, so the model is broken")
+            raise ValueError(f"{folder}: tensor {theirs} contains numbers that are not finite: the model is broken")
         state[ours] = tensor.to(dtype).contiguous()
     if tied and "lm_head.weight" in found:
         embedding = found[their_name("embed.weight", family)]()
@@ -269,9 +271,9 @@ def read_state(
 
 
 def write_state(folder: Path, state: dict[str, Tensor], family: str) -> None:
-    """The inverse of `read_state`: one model.safetensors, and the index that names it.
+    """Write one model.safetensors, which `read_state` reads back, and an index that names it.
 
-    Inference engines read every *.safetensors of a folder that has no index, and a run's temperature head lies beside.
+    The index is for inference engines.  Without one they read every *.safetensors, and a run's folder also has a temperature head.
     """
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():

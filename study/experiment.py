@@ -88,14 +88,19 @@ def run_trial(trial: Trial, root: Path, asked: Asked, again: Path | None = None)
     return result
 
 
+def words_of(trial: Trial, **more) -> list[str]:
+    """train.py's command line for a trial, without the flags that do nothing with its policy, which train.py refuses."""
+    flags = more | {"policy": trial.policy} | trial.flags
+    if trial.policy.startswith("tampo") or not baselines.learns(trial.policy):
+        flags = {name: value for name, value in flags.items() if name not in checks.OF_HEAD}
+    return [word for name, value in flags.items() for word in (checks.flag(name), str(value))]
+
+
 def learn(trial: Trial, folder: Path, source: Path, device: str = "cpu", policy_of=None) -> list[dict]:
     """Train from the model in `source` by train.py's own loop, in `folder`; returns the run's metrics, one dict a step.
 
     `policy_of(vocabulary)` replaces the trial's policy, for policies without a name."""
-    words = dict(out=folder, seed=trial.seed, device=device, model=source, policy=trial.policy) | trial.flags
-    if not baselines.learns(trial.policy):  # train.py refuses flags that do nothing
-        words = {name: value for name, value in words.items() if name not in checks.OF_HEAD}
-    c = config.parse([word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))])
+    c = config.parse(words_of(trial, out=folder, seed=trial.seed, device=device, model=source))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_pictures():
         run = prepare(c)
         if policy_of is not None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import baselines
+import temperature_head
 from temperature_head import Action, Policy, TemperatureHead, beta_log_prob, inside
 from token_policy import entropy_of
 
@@ -35,7 +36,7 @@ class TwoPieces(Action):
         return self.gate
 
 
-class TwoPieceHead(TemperatureHead):
+class TwoPieceHead(torch.nn.Module, Policy):
     """Two temperatures a token, without a gate: one for the likely tokens, one for the rest.
 
     With x = logits - max <= 0 and a knee k below the largest, pi(y) is in proportion to exp(g(x)):
@@ -48,17 +49,23 @@ class TwoPieceHead(TemperatureHead):
     """
 
     kind = "two-piece"
-    knee = 2.0  # nats
-    STATISTICS = 4
+    learns = True
+    knee, eps = 2.0, 0.1  # nats; as in TemperatureHead
 
-    def __init__(self, d_model: int, tau_min: float = 0.1, tau_max: float = 1.5, **settings):
-        super().__init__(d_model, tau_min, tau_max, **settings)
-        bias = self.w2.bias.detach()
-        self.w1 = torch.nn.Linear(d_model + self.STATISTICS, d_model // 2)
+    def __init__(self, d_model: int, tau_min=0.1, tau_max=1.5, tau_initial=1.0, concentration=4.0):
+        """Both Betas begin with their mean at temperature `tau_initial`, so the map begins near that temperature."""
+        super().__init__()
+        self.settings = dict(
+            d_model=d_model, tau_min=tau_min, tau_max=tau_max, tau_initial=tau_initial, concentration=concentration
+        )
+        self.tau_min, self.tau_max = tau_min, tau_max
+        self.w1 = torch.nn.Linear(d_model + 4, d_model // 2)
         self.w2 = torch.nn.Linear(d_model // 2, 4)
+        share = (tau_initial - tau_min) / (tau_max - tau_min)
         with torch.no_grad():
             self.w2.weight.mul_(0.1)
-            self.w2.bias.copy_(bias[[1, 2, 1, 2]])
+            parameters = torch.tensor([share, 1 - share] * 2) * concentration - self.eps
+            self.w2.bias.copy_(parameters.expm1().log())  # the inverse of softplus
 
     def reads(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """(B, d_model + 4): h_t, the entropy, log p of the likeliest, its margin, and the share of tokens above the knee."""
@@ -98,6 +105,9 @@ class TwoPieceHead(TemperatureHead):
         a, b, a_rest, b_rest = self.betas(hidden)
         z = (action.temperature - self.tau_min) / (self.tau_max - self.tau_min)
         return beta_log_prob(a, b, z) + beta_log_prob(a_rest, b_rest, action.z)
+
+    def save(self, folder: str | Path) -> None:
+        temperature_head.save(self, folder)
 
 
 # ---- a rule -------------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
     if kind == "flags":
         script = draw.choice(["train.py", "train.py", "eval.py", "sample.py", "plot.py", "verify.py"])
         flags = {
-            "train.py": ["--" + name.replace("_", "-") for name in vars(config.Config())],
+            "train.py": ["--" + name.replace("_", "-") for name in config.Config().settings()],
             "eval.py": ["--model", "--benchmark", "--policy", "--samples", "--problems", "--max-new-tokens", "--template", "--rows",
                 "--seed", "--device", "--out"],
             "sample.py": ["--model", "--prompt", "--policy", "--max-new-tokens", "--template", "--seed", "--device"],

@@ -24,7 +24,7 @@ import temperature_head
 import tokenizer
 import train
 from display import log
-from trainer import checkpoint
+from trainer import checkpoint, checks
 from trainer import run as run_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def words(base: Path, out: Path, *more: str) -> list[str]:
 def go(base: Path, out: Path, *more: str) -> Path:
     """A run, in this process."""
     c = config.parse(words(base, out, *more))
-    config.validate(c)
+    checks.validate(c)
     train.train(c, train.prepare(c))
     return out
 
@@ -519,7 +519,7 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
     """Every text would be right; those that were cut earn 0, count in the mean, and are learned from."""
     monkeypatch.undo()
     monkeypatch.setattr(log.Log, "report", lambda self: "")
-    monkeypatch.setattr(tasks.verify, "rewards", lambda texts, golds: [1.0] * len(texts))
+    monkeypatch.setattr(tasks.verify, "rewards", lambda texts, golds, problems: [1.0] * len(texts))
     groups, steps = [], []
     advantages, token_step = rl.advantages, rl.token_step
     monkeypatch.setattr(rl, "advantages", lambda rewards, kind: groups.append(rewards) or advantages(rewards, kind))
@@ -564,7 +564,7 @@ def test_a_run_with_other_settings_is_not_resumed(base, unbroken, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             go(base, unbroken, "--resume", *flags)
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="contains another run"):
         go(base, unbroken)
     with pytest.raises(ValueError, match="no checkpoint"):
         go(base, tmp_path / "empty", "--resume")
@@ -578,12 +578,12 @@ def test_a_run_from_before_a_setting_was_there_resumes(unbroken, tmp_path):
     assert older.pop("token_weight") == "even"
     file.write_text(json.dumps(older))
     c = config.parse(["--out", str(run), "--resume"])
-    defaults = vars(config.Config())
-    checkpoint.check_same(run, vars(c), defaults)
+    defaults = config.Config().settings()
+    checkpoint.check_same(run, c.settings(), defaults)
     with pytest.raises(ValueError, match="seed was 0 and is 5"):
-        checkpoint.check_same(run, vars(c) | {"seed": 5}, defaults)
+        checkpoint.check_same(run, c.settings() | {"seed": 5}, defaults)
     with pytest.raises(ValueError, match="token_weight was 'even' and is 'tau'"):
-        checkpoint.check_same(run, vars(c) | {"token_weight": "tau"}, defaults)
+        checkpoint.check_same(run, c.settings() | {"token_weight": "tau"}, defaults)
 
 
 def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):

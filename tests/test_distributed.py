@@ -26,7 +26,7 @@ from bench.tables import markdown
 from engine import distributed
 from engine.gradient import FastGradient
 from engine.micro_batches import micro_batches
-from trainer import checkpoint
+from trainer import checkpoint, checks
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {
@@ -234,7 +234,7 @@ def test_a_mistake_under_torchrun_is_one_line(base, tmp_path):
 
 def test_flags_that_need_several_processes():
     with pytest.raises(ValueError, match="--shard needs several processes: torchrun"):
-        config.validate(config.Config(shard=True, out="runs/none"))
+        checks.validate(config.Config(shard=True, out="runs/none"))
 
 
 def test_more_processes_than_gpus_are_one_line(monkeypatch):

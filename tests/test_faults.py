@@ -24,7 +24,7 @@ import tasks
 import train
 from display import log
 from engine import gradient
-from trainer import checkpoint, run
+from trainer import checkpoint, checks, run
 
 ROOT = Path(__file__).resolve().parent.parent
 base, in_process = test_checkpoint.base, test_checkpoint.in_process  # fixtures
@@ -335,4 +335,4 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
 
 def test_the_number_of_checkpoints_is_at_least_one():
     with pytest.raises(ValueError, match="--keep-checkpoints is 0 and must be at least 1"):
-        config.validate(config.Config(keep_checkpoints=0))
+        checks.validate(config.Config(keep_checkpoints=0))

@@ -265,7 +265,7 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     name = min(tensors)
     save_file(tensors | {name: tensors[name].index_fill(0, torch.tensor(0), torch.nan)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f"tensor {name} holds numbers that are not finite"):
+    with pytest.raises(ValueError, match=f"tensor {name} contains numbers that are not finite"):
         model.load(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")

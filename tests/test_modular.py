@@ -121,7 +121,7 @@ def test_it_is_asked_as_it_is_by_a_run_with_the_small_model_s_settings(tmp_path)
     assert vocabulary.decode(tasks.render(problem.problem, vocabulary)) == problem.problem
     c = config.parse(["--task", "modular", "--prompts-per-step", "4", "--final-problems", "30"])
     assert c.token_lr == config.Config().token_lr and (c.out, c.model) == ("runs/modular", "models/modular")
-    training, held_out = choose_problems(c, vocabulary)
-    assert held_out == tasks.load("modular", "test", 30) and len(training) == 10_000, (
+    training, held_out, _ = choose_problems(c, vocabulary)
+    assert [problem for problem, _ in held_out] == tasks.load("modular", "test", 30) and len(training) == 10_000, (
         "a split of its own, not some of the training's"
     )

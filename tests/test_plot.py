@@ -1,28 +1,16 @@
-"""plot.py and display/: what a run shows, in a terminal, in files, in a page, and in a real browser."""
+"""plot.py and the report: what a run shows, in files, in a page, and in a real browser."""
 
-import errno
 import html
 import json
 import random
 import shutil
 import subprocess
 import sys
-import threading
-from itertools import combinations
 
-import matplotlib.pyplot as plt
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-import model
 import plot
-import sample
-import tasks
-import temperature_head
-from display import curves, heat_map, labels, log, report, svg, terminal
-from display.progress import Progress
+from display import curves, log, report, svg
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -150,212 +138,10 @@ def test_the_page_is_one_file_that_needs_nothing_else(run):
     assert "<img" not in page and "<title>made &lt;up&gt;</title>" in page
 
 
-class Bytes:
-    token_bytes = staticmethod(lambda token: bytes([token]))
-
-
-class SecondLayer(temperature_head.TemperatureHead):
-    layer = 1
-
-
-@pytest.fixture
-def transformer():
-    torch.manual_seed(0)
-    config = model.Config(
-        vocab_size=256, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, max_length=32
-    )  # fmt: skip
-    transformer = model.Transformer(config)
-    with torch.no_grad():
-        transformer.unembedding.weight.mul_(8)
-    return transformer
-
-
-@pytest.mark.parametrize("min_p", [0.0, 0.3])
-@pytest.mark.parametrize("kind", [temperature_head.TemperatureHead, temperature_head.EntropyHead, SecondLayer])
-def test_what_is_said_of_a_token_is_what_the_model_chose(transformer, kind, min_p):
-    head, generator = kind(16), torch.Generator().manual_seed(0)
-    head.min_p = min_p
-    rollout = sample.generate(transformer, head, [[7, 8], [9]], 2, 6, {0}, generator, keep_reads=True)
-    told = log.describe(transformer, head, Bytes, rollout, 2)
-    ids = rollout.tokens[2].tolist()
-    for i in range(6):
-        with torch.no_grad():
-            tokens = torch.tensor([ids[: 1 + i]])
-            hidden, inner = transformer(tokens)[0, -1], transformer(tokens, layers=head.layer)[0, -1:]
-            at_one = torch.softmax(transformer.unembed(hidden), dim=-1)
-            logits = transformer.unembed(hidden).masked_fill(at_one < min_p * at_one.max(), -torch.inf)
-            gate, a, b = (value[0] for value in head(head.reads(inner, logits[None])))
-            probabilities = torch.softmax(logits / told["taus"][i], dim=-1)
-            at_one = torch.distributions.Categorical(probs=torch.softmax(logits, dim=-1)).entropy()
-        exact = [torch.sigmoid(gate), a, b, at_one, probabilities[ids[1 + i]], probabilities.max()]
-        shown = [told[name][i] for name in ("gates", "a", "b", "entropies", "probabilities")]
-        assert [*shown, told["alternatives"][i][0][1]] == pytest.approx([value.item() for value in exact], abs=2e-4)
-        assert told["alternatives"][i][0][0] == bytes([int(probabilities.argmax())]).decode("utf-8", "replace")
-        likely = probabilities.sort(descending=True).values[:4]
-        listed = [p for _, p in told["alternatives"][i]]
-        assert listed == pytest.approx(likely[likely > 0].tolist(), abs=2e-4), "and none that was out"
-        assert told["pieces"][i] == bytes([ids[1 + i]]).decode("utf-8", "replace")
-
-
-def test_a_rollout_that_stored_nothing_shows_no_gates(transformer):
-    head = temperature_head.EntropyHead(16)
-    rollout = sample.generate(transformer, head, [[7, 8]], 2, 6, {0}, torch.Generator().manual_seed(0))
-    told = log.describe(transformer, head, Bytes, rollout, 0)
-    assert "gates" not in told and len(told["taus"]) == len(told["alternatives"]) > 0
-
-
-def test_the_gold_answer_stands_beside_the_one_that_was_given():
-    problem = tasks.Problem("What is 6 * 7?", "42")
-    assert log.extracted(problem, r"It is \boxed{43}.") == "43" and log.extracted(problem, "") is None
-    assert log.extracted(problem, r"<think>\boxed{1}</think>\boxed{2}") == "2"
-    modular = tasks.Problem("5,+7,-4,*3=32:", "32", "modular")
-    assert [log.extracted(modular, text) for text in ("5+7=12,12*3=36,36-4=32;", "5+7", "5+7=")] == ["32", None, None]
-
-
-# ---- text in a terminal ---------------------------------------------------------------------------------------------
-
-
-def test_control_characters_are_written_out():
-    hidden = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
-    for character in hidden:
-        assert terminal.visible(f"a{character}b") == f"a\\x{ord(character):02x}b"
-    assert terminal.visible("a\tb\n\xa0é\u2028 ~") == "a\tb\n\xa0é\u2028 ~"
-    assert terminal.show(["\x1b[2J", "\n"], [1.0, 0.5], colours=False) == "\\x1b[2J[1.00]  [0.50]"
-    assert terminal.show(["\x1b"], [1.0], colours=True).count("\x1b") == 2, "our own colour, and its end"
-
-
-def test_without_a_terminal_there_are_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    progress = Progress(5, 30)
-    for _ in progress:
-        progress.tell({"reward": 0.25, "tau/mean": 0.5, "entropy": 1.0}, 1234.5)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [f"step {step} of 30" for step in (6, 10, 20, 30)]
-    assert all("reward 0.250, tau 0.50, 1,234 tokens/s, " in line and line.endswith(" left") for line in lines)
-    for _ in (hidden := Progress(0, 3, shown=False)):
-        hidden.tell({"reward": 0.25, "tau/mean": 0.5, "entropy": 1.0}, 1.0)
-    assert capsys.readouterr() == ("", ""), "other processes than the first"
-
-
-def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(0, 3)
-    for _ in progress:
-        progress.tell({"reward": 0.25, "tau/mean": 0.5, "entropy": 1.0}, 1234.5)
-    progress.write("a completion")
-    out, error = capsys.readouterr()
-    assert out == "a completion\n" and "3/3" in error and "reward=0.250" in error
-
-
-# ---- what is not installed, and a full disk -------------------------------------------------------------------------
-
-
 def test_without_matplotlib_there_is_the_page(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert report.draw(run) == [run / "report.html"] and (run / "report.html").exists()
     assert "run.png and heat_map.png are not drawn" in capsys.readouterr().err
-
-
-def test_without_tensorboard_there_are_metrics(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    logs = log.Log(tmp_path, Bytes, 0)
-    logs.metrics({"step": 0, "reward": 0.5})
-    logs.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "reward": 0.5}\n'
-    assert "no TensorBoard files are written" in capsys.readouterr().err and not (tmp_path / "tensorboard").exists()
-
-
-def test_a_full_disk_is_no_traceback_of_tensorboards_thread(tmp_path, monkeypatch):
-    printed = []
-    monkeypatch.setattr(threading, "excepthook", lambda failed: printed.append(str(failed.exc_value)))
-    logs = log.Log(tmp_path, Bytes, 0)
-    threads = logs.board.file_writer.event_writer._async_writer
-
-    def full(data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def wrong():
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(threads._writer, "write", full)
-    with pytest.raises(OSError, match="No space left"):  # which train.py tells in one line
-        for step in range(1000):
-            logs.metrics({"step": step, "reward": 0.5})
-    threads._worker.join()
-    other = threading.Thread(target=wrong)
-    other.start()
-    other.join()
-    assert printed == ["something else"]
-
-
-# ---- labels and the heat map ----------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(0, 100), max_size=12), st.floats(0.5, 8))
-def test_labels_at_line_ends_keep_their_order_and_their_distance(wanted, gap):
-    found = labels.spread(wanted, gap, 0, 100)
-    for (a, at_a), (b, at_b) in combinations(zip(wanted, found), 2):
-        assert abs(at_a - at_b) >= gap - 1e-6
-        assert a == b or (a < b) == (at_a < at_b)
-    assert all(-1e-6 <= place <= 100 + 1e-6 for place in found)
-
-
-@given(st.lists(st.tuples(st.floats(50, 550), st.floats(50, 350)), min_size=1, max_size=10))
-def test_labels_beside_points_hide_no_other(points):
-    sizes = [(60.0 + 5 * i, 12.0) for i in range(len(points))]
-    boxes = labels.place(points, sizes, (0, 0, 600, 400), [])
-    assert all(labels.overlap(a, b) < 1e-3 for a, b in combinations(boxes, 2))
-    assert all(b[0] >= 0 and b[1] >= 0 and b[2] <= 600 and b[3] <= 400 for b in boxes)
-
-
-def looked_at(outcomes: list[tuple[float, float]]) -> list[dict]:
-    """Rows of samples.jsonl: the rewards of a problem before and after."""
-    return [
-        dict(step=0, when=when, problem=f"{i}:", reward=rewards[place], pieces=["1", "<end>"], taus=[1.0, 0.5], finished=True)
-        for place, when in enumerate(("before", "after")) for i, rewards in enumerate(outcomes)
-    ]  # fmt: skip
-
-
-def test_the_heat_map_shows_problems_whose_outcome_changed_and_says_so():
-    title, chosen, blocks = heat_map.layout(looked_at([(0, 0), (0, 1), (1, 1), (1, 0), (0, 1)]), most=4)
-    assert title == "The same problems before and after training"
-    assert chosen == "Of 5 held-out problems 2 became right and 1 became wrong; these come first."
-    assert [name for name, *_ in blocks] == ["1:", "", "3:", "", "4:", "", "0:", ""]
-    assert [(when, row["reward"]) for _, when, row in blocks][:4] == [
-        ("before", 0),
-        ("after", 1),
-        ("before", 1),
-        ("after", 0),
-    ]
-    _, chosen, blocks = heat_map.layout(looked_at([(0, 1)] * 9), most=4)
-    assert (
-        chosen == "Of 9 held-out problems 9 became right and 0 became wrong; 4 of these are shown." and len(blocks) == 8
-    )
-    _, chosen, _ = heat_map.layout(looked_at([(0, 0)]), most=4)
-    assert chosen == "Of 1 held-out problems 0 became right and 0 became wrong."
-
-
-def test_the_heat_map_leaves_the_end_of_text_out_and_cuts_what_is_long():
-    row = dict(pieces=["12", "\n", "\x1b", "<end>"], taus=[0.1, 0.2, 0.3, 0.4], finished=True)
-    assert heat_map.cells(row) == [("1", 0.1), ("2", 0.1), ("↵", 0.2), *((c, 0.3) for c in "\\x1b")]
-    assert heat_map.cells(row | {"finished": False})[-1] == (">", 0.4)
-    long = dict(pieces=["abc"] * 20, taus=[1.0] * 20)
-    lines = ["".join(c for c, _ in line) for line in heat_map.wrapped(long, width=10, lines=2)]
-    assert lines == ["abcabcabca", "bcabcabca…"]
-
-
-@pytest.mark.parametrize("samples", [None, looked_at([(0, 1)])])
-def test_nothing_in_the_heat_map_stands_on_anything_else(run, monkeypatch, samples):
-    shown = {}
-    monkeypatch.setattr(plt, "close", lambda figure: shown.update(figure=figure))
-    heat_map.draw(run, samples or curves.read(run / "samples.jsonl"))
-    monkeypatch.undo()
-    (axis,) = shown["figure"].axes
-    boxes = [text.get_window_extent() for text in axis.texts if len(text.get_text()) > 1]
-    frame = axis.get_window_extent()
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
-    assert not any(labels.overlap(a.extents, b.extents) > 1 for a, b in combinations(boxes, 2))
-    plt.close(shown["figure"])
 
 
 def test_the_page_escapes_everything(run):

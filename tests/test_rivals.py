@@ -11,7 +11,8 @@ import rl
 import sample
 import tasks
 import tokenizer
-from study import rivals
+from study import experiment, rivals, settings, trials
+from study.results import Asked
 from temperature_head import TemperatureHead
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,3 +122,21 @@ def test_e3_steers_its_temperature_to_the_entropy_that_is_asked_for(base):
         assert reached == pytest.approx(0.2, abs=0.03), start
         drawn = rollout(base, policy)
         assert drawn.temperatures[drawn.mask].unique().tolist() == [pytest.approx(policy.temperature)]
+
+
+def test_every_rival_runs_as_a_trial(tmp_path):
+    size = trials.Size(2, 2, 2, 4, 1, base=str(ROOT / "models/modular"), task="modular")
+    of = {trial[:2]: trial for trial in trials.planned(size, ["frozen", "3e-6-long"])}
+    flags = of["frozen", "head, mean"].flags | settings.LEARNING[0]
+    of["frozen", "two-piece"] = of["frozen", "head, mean"]._replace(method="two-piece", policy="two-piece", flags=flags)
+    found = {}
+    for regime, name in [("frozen", n) for n in ("head, mean", "shuffled head", "mean of the head", "two-piece")] + [
+        ("3e-6-long", name) for name in trials.JOINT
+    ]:
+        result = experiment.run_trial(of[regime, name], tmp_path, Asked("test", 4))
+        assert len(result["evaluations"]["own"]["successes"]) == 4, name
+        found[name] = result
+    taus = [found[name]["evaluations"]["own"]["temperature"] for name in ("mean of the head", "head, mean")]
+    assert taus[0] == pytest.approx(taus[1], rel=1e-3), "recorded with the head's own seed"
+    last = found["E3"]["metrics"][-1]["tau/mean"]
+    assert found["E3"]["evaluations"]["own"]["temperature"] == pytest.approx(last, rel=1e-4)

@@ -195,11 +195,11 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
     path, vocabulary = write(tmp_path / "p.jsonl", *rows), byte_level(tmp_path, "<|endoftext|>")
     for flags in ([], ["--final-problems", "7"], ["--final-problems", "5000"], ["--task", "countdown"]):
         c = train.config.parse(["--model", "some", "--task", path, "--template", "raw", *flags])
-        training, held_out = choose_problems(c, vocabulary)
+        training, held_out, _ = choose_problems(c, vocabulary)
         asked = {problem.problem for problem, _ in training}
         assert 0 < len(held_out) <= c.final_problems and len(asked) >= c.prompts_per_step
-        assert not asked & {problem.problem for problem in held_out}
-        assert all(ids == tasks.render(problem.problem, vocabulary, "raw") for problem, ids in training)
+        assert not asked & {problem.problem for problem, _ in held_out}
+        assert all(ids == tasks.render(problem.problem, vocabulary, "raw") for problem, ids in training + held_out)
 
 
 def test_problems_set_aside_are_written_so_that_eval_can_read_them(tmp_path):

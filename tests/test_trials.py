@@ -1,9 +1,12 @@
 """study/trials.py and study/settings.py: every method may spend as much, and is tuned on as many settings."""
 
+import dataclasses
+
 import pytest
 
 import config
 from study import experiment, settings, trials
+from trainer import checks
 
 
 @pytest.mark.parametrize("regime", trials.ALL)
@@ -83,21 +86,23 @@ def test_tuning_shows_the_mean_of_the_seeds_and_each(tmp_path, monkeypatch, caps
 def test_every_trial_is_a_run_that_train_accepts():
     for trial in trials.planned(trials.FULL, trials.ALL):
         if trial.flags is not None and trial.seed == 0:
-            flags = {"policy": trial.policy, "out": "nowhere"} | trial.flags
-            words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-            config.validate(config.parse(words))
+            checks.validate(config.parse(experiment.words_of(trial, out="nowhere")))
 
 
 def test_the_default_run_is_the_trial_that_wins():
     size = trials.FULL._replace(task="modular", base="models/modular")
     trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
-    preset = vars(config.parse([]))
+    preset = config.parse([]).settings()
     looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
     assert {name: preset[name] for name in trial.flags.keys() - looking} == {
         name: value for name, value in trial.flags.items() if name not in looking
     }
     assert (preset["model"], preset["policy"], preset["out"]) == (trial.base, trial.policy, "runs/modular")
-    assert config.parse([]) == config.parse(["--preset", "modular"]) == config.parse(["--task", "modular"])
+    same = [
+        dataclasses.replace(config.parse(words), given=())
+        for words in ([], ["--preset", "modular"], ["--task", "modular"])
+    ]
+    assert same[0] == same[1] == same[2]
 
 
 def test_cuts_are_among_the_rules_and_a_head_with_one_is_tuned_as_such():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import model
+import tokenizer
 from files import weights
 
 transformers = pytest.importorskip(
@@ -225,9 +226,10 @@ def test_other_folders_are_named_for_what_they_are(tmp_path):
         ("gguf/model.Q4.gguf", "is a file: a model is a folder"),
         ("models--Qwen--Qwen3-0.6B", f"this is an entry of the hub's cache: name {snapshot}"),
     ):
-        with pytest.raises(FileNotFoundError) as caught:
-            model.load(tmp_path / name)
-        assert said in str(caught.value) and "\n" not in str(caught.value) and name in str(caught.value)
+        for load in (model.load, tokenizer.load):
+            with pytest.raises(FileNotFoundError) as caught:
+                load(tmp_path / name)
+            assert said in str(caught.value) and "\n" not in str(caught.value) and name in str(caught.value)
 
 
 def test_the_models_that_come_along_are_at_the_root():

@@ -22,6 +22,9 @@ from trainer.run import Run
 def prepare(c: config.Config) -> Run:
     """A run that is checked whole and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
     checks.validate(c)
+    c.template = tasks.read_template(
+        c.template
+    )  # a file's text, so that the run's folder asks as the run did, wherever it is
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
     if c.resume:
