@@ -241,7 +241,7 @@ def test_more_processes_than_gpus_are_one_line(monkeypatch):
     for name, value in dict(WORLD_SIZE=2, RANK=0, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="2 processes, and 1 CUDA devices here: --nproc-per-node=1"):
+    with pytest.raises(ValueError, match="2 processes, but this machine has 1 CUDA devices: use --nproc-per-node=1"):
         distributed.start("cuda")
 
 

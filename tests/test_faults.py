@@ -141,7 +141,7 @@ def test_out_of_memory_tries_a_smaller_micro_batch_once(base, tmp_path, monkeypa
     halved = go(base, tmp_path / "run", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
     epochs = config.Config.temperature_epochs
     assert sizes == [100] + [50] * (1 + epochs) * 3, "tried once more, and then kept, for both sides"
-    assert capsys.readouterr().err.count("from here on with --micro-batch-tokens 50") == 1
+    assert capsys.readouterr().err.count("the run continues with --micro-batch-tokens 50") == 1
     for row, other in zip(metrics_of(whole), metrics_of(halved), strict=True):
         assert row["token/gradient_norm"] == pytest.approx(other["token/gradient_norm"], rel=1e-4)
 
