@@ -487,11 +487,11 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(policy="tampo+min_p=0.1", schedule="temperature"), "TAMPO learns from the likelihoods"),
         (dict(policy="own+min_p=0.1", token_epochs=2), "once the model has moved: use --token-epochs 1 and no --kl"),
         (dict(policy="0.7+top_p=0.9", kl=0.1), "once the model has moved: use --token-epochs 1 and no --kl"),
-        (dict(policy="tampo:momentum=1"), "momentum is from 0 to below 1"),
+        (dict(policy="tampo:momentum=1"), "momentum is 1; it must be at least 0 and below 1"),
         (dict(out="mine"), "mine contains samples.jsonl, which train.py did not write"),
         (
             dict(model="A_RUN", policy="sequence", temperature_entropy=0),
-            "holds a temperature policy of the kind own, and not sequence",
+            "contains the temperature policy own, not sequence",
         ),
         (dict(model="A_RUN", tau_max=1.4), "a temperature policy of tau_max 1.5"),
         (dict(model="A_RUN", tau_min=0.2), "a temperature policy of tau_min 0.1"),

@@ -44,7 +44,7 @@ def test_a_model_of_any_width():
         (["--width", "100"], "--width 100 is not a multiple of 24"),
         (["--layers", "0"], "--layers are at least 1"),
         (["--task", "gsm8k"], "--task 'gsm8k' is none of: countdown, countdown:2 to countdown:5, modular"),
-        (["--device", "abacus"], "--device: device 'abacus' is not on this machine"),
+        (["--device", "abacus"], "--device: device 'abacus' does not exist on this machine"),
     ],
 )
 def test_what_it_is_asked_is_one_line(words, said, tmp_path, monkeypatch, capsys):
