@@ -97,9 +97,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d_head)) v, all (B, T, head, d_head): position t reads up to t, or where `mask` (B, 1, T, S) is True."""
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
-    if (
-        query.shape[1] != key.shape[1] and mask is not None and query.is_cuda
-    ):  # no CUDA kernel supports both a mask and groups
+    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # no CUDA kernel has masks and groups
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     grouped = query.shape[1] != key.shape[1]
     mixed = F.scaled_dot_product_attention(
@@ -290,8 +288,7 @@ def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transfo
 def save(transformer: Transformer, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
     """Write config.json and model.safetensors so that `load` and transformers read the same model back.
 
-    With --shard the transformer holds only a part of the weights, and `state` has all of them (engine/distributed.py).
-    """
+    With --shard the transformer holds only a part of the weights, and `state` has all of them (engine/distributed.py)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights.write_state(folder, state or transformer.state_dict(), transformer.config.family)

@@ -160,9 +160,7 @@ class TemperatureHead(nn.Module, Policy):
 def save(policy: nn.Module, folder: str | Path) -> None:
     """Write a learned policy's weights, settings and kind to one safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
-    settings = json.dumps(
-        {"kind": policy.kind} | policy.settings
-    )  # one key, because safetensors writes several in any order
+    settings = json.dumps({"kind": policy.kind} | policy.settings)  # one key: safetensors does not keep their order
     save_file(tensors, Path(folder) / FILE, metadata={"settings": settings})
 
 

@@ -135,10 +135,8 @@ class Tokenizer:
     def _parts(self, text: str) -> list[str | int]:
         """`text` split at its added tokens: text, id, text, ..., id, text."""
         parts: list[str | int] = []
-        for i, part in enumerate(
-            self._added_before.split(whole_text(text))
-        ):  # odd places hold what the pattern matched
-            if i % 2:
+        for i, part in enumerate(self._added_before.split(whole_text(text))):
+            if i % 2:  # odd places hold what the pattern matched
                 parts.append(self._added[part])
                 continue
             for j, piece in enumerate(self._added_after.split(self._normalize(part))):

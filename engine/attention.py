@@ -187,9 +187,8 @@ class Cache:
         first = (counts.cumsum(0) - counts)[self.slot_of_row // samples]  # (n,) the first row of its prompt
         place = torch.arange(len(first), device=first.device) - first  # (n,) its place among the prompt's rows
         rank = (counts > 0).long().cumsum(0)[self.slot_of_row // samples] - 1  # (n,) its prompt's new number
-        source = torch.zeros(
-            len(asked), most, dtype=torch.long, device=first.device
-        )  # (P', G') the slot that moves there
+        # (P', G') the old slot of each new one
+        source = torch.zeros(len(asked), most, dtype=torch.long, device=first.device)
         source[rank, place] = self.slot_of_row % samples
         self.slot_of_row, self.shape = rank * most + place, (len(asked), most)
         self.bias = self.bias[asked]
@@ -246,9 +245,8 @@ class Packed:
             (of_prompt[self.group][:, None].expand(-1, count, -1), causal_mask.expand(batch, -1, -1)), dim=2
         )[:, None]  # (B, 1, C, L + C)
         # A token is drawn from the state of its predecessor.  The prompt's last token draws the completion's first.
-        predecessor = torch.cat(
-            (self.prompt_at[self.group, lengths - 1][:, None], self.completion_at), dim=1
-        )  # (B, C + 1)
+        last_of_prompt = self.prompt_at[self.group, lengths - 1][:, None]
+        predecessor = torch.cat((last_of_prompt, self.completion_at), dim=1)  # (B, C + 1)
         row, column = mask.nonzero(as_tuple=True)
         self.drawing = predecessor[row, column - lengths[row]]  # (number of masked tokens,), in the order of `mask`
 

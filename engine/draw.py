@@ -83,9 +83,8 @@ def invert(logits: Tensor, temperature: Tensor, uniform: Tensor) -> tuple[Tensor
         padded = F.pad(logits.float(), (0, short), value=-1e30) if short else logits.float()
         blocks = padded.unflatten(1, (-1, BLOCK))
         top, _, shares, total, weighted = weigh(blocks, tau[:, None])  # (B, V / BLOCK) and (..., BLOCK)
-        rise = (top - top.amax(1, keepdim=True)) / math.log(
-            2
-        )  # (B, V / BLOCK) each block's largest minus the row's, in bits
+        # (B, V / BLOCK) each block's largest logit minus the row's, in bits
+        rise = (top - top.amax(1, keepdim=True)) / math.log(2)
         total, weighted = (rise.exp2() * x for x in (total, weighted + rise * total))
         total, weighted = total.sum(-1), weighted.sum(-1)
         shares = shares.sum(-1) * (rise / tau).exp2()

@@ -130,9 +130,8 @@ def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4)
     )  # fmt: skip
     for name, parameter in transformer.named_parameters():
         if parameter.dim() > 1:
-            deep = name.endswith(
-                ("o.weight", "down.weight")
-            )  # as in GPT-2, projections into the residual start smaller
+            # As in GPT-2, projections into the residual stream start smaller.
+            deep = name.endswith(("o.weight", "down.weight"))
             torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * layers) if deep else 1))
     return transformer
 

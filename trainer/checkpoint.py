@@ -250,13 +250,7 @@ def resume(run: Path, optimizers: dict) -> int:
         return step
     clean(run)
     publish(run, newest)
-    for name in (
-        "after.json",
-        "table.md",
-        "report.html",
-        "run.png",
-        "heat_map.png",
-    ):  # of an end that is passed now
+    for name in ("after.json", "table.md", "report.html", "run.png", "heat_map.png"):  # of the run's earlier end
         (run / name).unlink(missing_ok=True)
     for name in LOGS:
         if (run / name).exists():  # to whole lines, as it may have lost its end with the power

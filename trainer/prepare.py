@@ -22,9 +22,7 @@ from trainer.run import Run
 def prepare(c: config.Config) -> Run:
     """A run that is checked whole and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
     checks.validate(c)
-    c.template = tasks.read_template(
-        c.template
-    )  # a file's text, so that the run's folder asks as the run did, wherever it is
+    c.template = tasks.read_template(c.template)  # store a file's text, so that the run's folder can be moved
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
     if c.resume:
@@ -43,9 +41,7 @@ def prepare(c: config.Config) -> Run:
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
     prompts = [ids for _, ids in training + chosen.held_out]
     longest = sample.check_lengths(transformer, prompts, length)
-    c.rollout_rows = c.rollout_rows or rows_at_once(
-        sampler, longest + length
-    )  # kept, so that a resumed run draws the same
+    c.rollout_rows = c.rollout_rows or rows_at_once(sampler, longest + length)  # stored for --resume: it moves draws
     how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))  # not fused it takes one more copy of all weights
     optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, **how)}
     if policy.learns and list(policy.parameters()):
