@@ -229,7 +229,7 @@ def test_a_run_on_two_processes_is_saved_and_resumed(base, tmp_path, more):
 def test_a_mistake_under_torchrun_is_one_line(base, tmp_path):
     done = torchrun(ROOT / "train.py", *words(base, tmp_path / "run", "--prompts-per-step", "3"))
     said = [line for line in done.stderr.splitlines() if line.startswith("train.py:")]
-    assert said == ["train.py: --prompts-per-step 3 is no multiple of the 2 processes"] and done.returncode
+    assert said == ["train.py: --prompts-per-step 3 must be a multiple of the 2 processes"] and done.returncode
 
 
 def test_flags_that_need_several_processes():

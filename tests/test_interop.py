@@ -211,7 +211,7 @@ def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
         ("--model OTHER --prompt 1", "the temperature head and the model have different widths"),
         (
             "--model ONE --prompt 1 --max-new-tokens 64",
-            "a prompt of 1 tokens and 64 new ones exceed the model's context",
+            "a prompt of 1 tokens and 64 new tokens exceed the model's context",
         ),
         ("--model ONE --prompt 1 --samples 0", "--samples must be at least 1"),
         ("--model ONE --prompt 1 --samples x", "--samples"),

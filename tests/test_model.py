@@ -286,9 +286,9 @@ def test_an_index_without_files_is_refused(tmp_path):
     index = tmp_path / weights.INDEX
     (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     for text, message in [
-        ("{}", "no weight_map"),
-        ('{"weight_map": {"a": 1}}', "no weight_map"),
-        ('{"weight_map": {"a": "../b"}}', "of this folder"),
+        ("{}", "needs a weight_map"),
+        ('{"weight_map": {"a": 1}}', "needs a weight_map"),
+        ('{"weight_map": {"a": "../b"}}', "in this folder"),
         ("[", "not a JSON"),
     ]:
         index.write_text(text)
@@ -362,7 +362,7 @@ def test_what_a_hub_refuses_is_one_line(said, reason, monkeypatch):
     with pytest.raises(FileNotFoundError, match=reason) as raised:
         model.load("someone/model@main")
     line = str(raised.value)
-    assert line.startswith("someone/model@main: neither a folder nor a model that the hub gives (") and "\n" not in line
+    assert line.startswith("someone/model@main: not a folder, and not a model on the hub (") and "\n" not in line
 
 
 def test_checkpointing_gives_the_same_gradient(pair):

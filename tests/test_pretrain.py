@@ -67,7 +67,7 @@ def test_a_model_is_not_written_over_and_half_of_one_is_not_left(tmp_path, monke
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
         pretrain.main()
-    assert ended.value.code == 2 and "contains a model already" in capsys.readouterr().err
+    assert ended.value.code == 2 and "already contains a model" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
