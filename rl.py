@@ -27,9 +27,9 @@ from token_policy import token_policy
 if TYPE_CHECKING:
     from sample import Rollout
 
-# Logits that exist at one time: all of (B, T, V) would not fit at a vocabulary of 150k.  On a CPU above 32 MiB: glibc returns such
-# blocks to the system, while smaller ones pile up (4,096 tokens: 6.8 GiB instead of 0.5).
-LOGITS = {"cpu": 2**24, "cuda": 2**28}
+# Logits that exist at one time: all of (B, T, V) would not fit at a vocabulary of 150k.  More than one chunk is computed twice.  On a
+# CPU a chunk is above 32 MiB: glibc returns such blocks to the system, and smaller ones pile up (to 6.8 GiB instead of 1).
+LOGITS = {"cpu": 2**26, "cuda": 2**28}
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------

@@ -2,23 +2,20 @@ r"""Is this answer right? The verifier behind every reward: extract -> normalise
 
 RL pays whatever the verifier pays, so a wrong verdict is a wrong gradient. Four stages, each usable alone:
 
-1. `extract_answer` (extract.py) finds the final answer in a model's text: the last \boxed, else "####", else "the answer is ...".
-2. `normalise` (spelling.py) rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=, no units.
+1. `extract_answer` (answers/extract.py) finds the final answer in a model's text: the last \boxed, else "the answer is ...".
+2. `normalise` (spelling.py, units.py) rewrites the many spellings of one thing to one: \dfrac to \frac, \geq to >=.
 3. `parse` (grammar.py) reads the result into a tree of nested tuples, such as ("+", one, x). Text is never evaluated.
-4. `compare` decides by shape (list, interval, equation, matrix, ...), and what is left by value (values.py).
+4. `same` (compare.py) decides by shape (list, interval, equation, unit, ...), and what is left by value (values.py).
 
-The rules, where judgement is needed:
-- A decimal equals an exact value if it is that value (0.5 = 1/2) or, where there is no finite decimal, that value
-  rounded or cut to six digits or more (1.41421 = \sqrt{2}, but 0.33 is not 1/3).
-- A percent sign may be left off or carried out: 28\% equals 28 and 0.28. Nothing else forgives a factor of 100.
-- Units, money and degree signs may be left off and are not converted. So may a base: 52_8 equals 52, but not 42.
-- Lists without brackets and sets have no order, and count repetitions. (a, b), [a, b] and matrices are ordered; a list
-  without brackets equals a tuple in the same order. Brackets count: (0, 1] is not [0, 1]. 1,234 is a number.
-- "x = 5" equals "5" where a mere name stands on the left. Equations are equal up to a factor, inequalities up to a
-  positive one, and x > 5 equals (5, \infty).
-- Expressions are equal if they agree wherever both are real; n! and (-1)^n are compared at whole numbers.
-- Words are compared without case, symbols with it. Nothing equals an answer that is missing, empty or holds a NUL.
-- What cannot be decided within the limits is not equal. The relation is symmetric.
+The rules in short; docs/VERIFIER.md has the whole table, with what is decided not to be equal.
+
+- Expressions are equal if they agree wherever both are real. Infinity minus infinity, 1/0 and words have no value.
+- A decimal equals an exact value if it is that value or, where there is no finite decimal, rounds it to six digits or more.
+- Lists without brackets and sets have no order. Tuples, intervals, matrices and assignments x = 1, y = 2 have.
+- A unit may be missing on one side. Two units must measure the same, and are converted: 60 minutes are 1 hour.
+- A percent sign means its value, 75\% = 0.75. Only a prediction may leave off the sign, or the base, that the gold has.
+- In training, an answer that copies the problem or leaves it to compute earns nothing (answers/copying.py).
+- What cannot be decided within the limits is not equal. No verdict depends on what was asked before.
 """
 
 from __future__ import annotations
@@ -72,9 +69,8 @@ def compare(prediction: str, gold: str) -> tuple[bool, str]:
             return True, "normal form"
         if all(CONSTANT.search(side) for side in (left, right)):  # a constant of integration, by any name
             left, right = (CONSTANT.sub("+C", side) for side in (left, right))
-        if all(
-            found := [INTEGER.search(side) for side in (left, right)]
-        ):  # and a parameter that runs over the integers
+        found = [INTEGER.search(side) for side in (left, right)]
+        if all(found):  # a parameter that runs over the integers, by any name
             left, right = (
                 re.sub(rf"(?<![A-Za-z\\]){one[1]}(?![A-Za-z])", "K", one.string[: one.start()]) for one in found
             )

@@ -1,1 +1,1 @@
-"""What verify.py stands on: extraction, spelling, grammar, values, and the sympy worker."""
+"""What verify.py stands on: extraction, spelling, units, grammar, trees, comparison, values, the sympy worker, and copies."""

@@ -40,6 +40,10 @@ def is_number(node: tuple) -> bool:
     return not any(part[0] == "symbol" and part[1] not in ("e", "pi", "i") or is_relation(part) for part in walk(node))
 
 
+def is_unknown(node: tuple) -> bool:
+    return is_name(node) and not is_number(node)
+
+
 def value_of(node: tuple) -> tuple:
     """The value in "name = value", "name in set", "value = name" and "30 + 12 = 42"; of others, the whole."""
     if node[0] == "\\in" and is_name(node[1]):
@@ -48,7 +52,7 @@ def value_of(node: tuple) -> tuple:
         return node
     if len(node) == 3 and is_name(node[2]) and not is_name(node[1]):
         return node[1]
-    is_named = is_name(node[1]) and not is_number(node[1])
+    is_named = is_unknown(node[1])
     values = node[1 + is_named :]
     agree = (
         len(values) == 1
@@ -101,7 +105,7 @@ def same(left: tuple, right: tuple) -> bool:
             same(value, named[1][name]) for name, value in named[0].items()
         )
     if any(named):  # x = 1, y = 2 against (1, 2)
-        values, other = (named[0], right) if named[0] else (named[1], left)
+        values, other = (named[0], value_of(right)) if named[0] else (named[1], value_of(left))
         return other[0] in (",", "\\land", "()") and in_order(("()", *values.values()), other)
     if is_relation(left) and left[0] == right[0] and quietly(same_relation, left, right):
         return True
@@ -170,11 +174,8 @@ def same_relation(left: tuple, right: tuple) -> bool:
 def same_measure(left: tuple, right: tuple) -> bool:
     """A unit may be missing on one side; two units must measure the same, and are converted."""
     values = [side[1] if side[0] == "unit" else side for side in (left, right)]
-    degrees = [any(part[0] == "degree" for part in walk(side)) for side in values]
-    measures = [units.read(side[2] if side[0] == "unit" else "degree") for side in (left, right)]
-    if any(side[0] != "unit" and not degree for side, degree in zip((left, right), degrees)) or not all(
-        one and one[1] for one in measures
-    ):
+    measures = [units.read(side[2]) if side[0] == "unit" else in_degrees(side) for side in (left, right)]
+    if not all(measure and measure[1] for measure in measures):
         return same(*values)
     kinds = [dict(measure[1]) for measure in measures]
     if {"degree": 1} in kinds and {"radian": 1} in kinds:
@@ -184,6 +185,11 @@ def same_measure(left: tuple, right: tuple) -> bool:
         return same(*values)
     scaled = (total("*", [value, ("number", measure[0])]) for value, measure in zip(values, measures))
     return kinds[0] == kinds[1] and same(*(values if measures[0] == measures[1] else scaled))
+
+
+def in_degrees(node: tuple) -> tuple | None:
+    """The unit of what has a degree sign."""
+    return units.read("degree") if any(part[0] == "degree" for part in walk(node)) else None
 
 
 # Sets of real numbers: two are the same if they hold the same of their ends, and of the points between these.
@@ -199,26 +205,19 @@ def as_interval(node: tuple) -> tuple:
     first, last = node[0].split(" ")[0], node[0].split(" ")[-1]
     if not {first, last} <= {"<", "<="} or len(node) > 4:
         return node
-    low, name, high = (
-        node[1:] if len(node) == 4 else (*node[1:], INFINITY) if is_name(node[2]) else (MINUS_INFINITY, *node[1:])
-    )
-    return (
-        (
-            "(["[first == "<=" and len(node[1:]) > 1 and low != MINUS_INFINITY]
-            + ")]"[last == "<=" and high != INFINITY],
-            low,
-            high,
-        )
-        if is_name(name)
-        else node
-    )
+    whole = node
+    if len(node) == 3:
+        node = (*node, INFINITY) if is_unknown(node[2]) else (node[0], MINUS_INFINITY, *node[1:])
+    _, low, name, high = node
+    opening = "[" if first == "<=" and low != MINUS_INFINITY else "("
+    closing = "]" if last == "<=" and high != INFINITY else ")"
+    return (opening + closing, low, high) if is_unknown(name) else whole
 
 
 def same_region(left: tuple, right: tuple) -> bool | None:
     """None if one is no set of numbers with known ends, or if they are about different unknowns."""
-    unknowns = {
-        side for node in (left, right) for part in walk(node) if is_relation(part) for side in part[1:] if is_name(side)
-    }
+    sides = {side for node in (left, right) for part in walk(node) if is_relation(part) for side in part[1:]}
+    unknowns = {side for side in sides if is_unknown(side)}
     ends = sorted({end for node in (left, right) for end in ends_of(node)})
     if len(unknowns - {INFINITY, EMPTY, REALS}) > 1:
         return None

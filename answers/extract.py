@@ -27,7 +27,7 @@ MATH = re.compile(  # a formula: $$..$$, $..$, \(..\), \[..\]; \\[ is a new line
 )
 CUE = re.compile(
     r"(?i)\b(?:answer|solution|result|option)s?\b[\s*#\"']*(?:(?:is|are|be|would be|must be)\b(?:\s+(?:therefore|thus|then|simply))?|:|=|(?=\$))"
-    r"|\banswers?\b[^.\n$]{0,80}?\b(?:is|are|must be)\b|(?m:^\W*(?:final )?answer\W*$)|答案(?:是|为|為|：|:)*|故选[：:]?|Ответ:|R(?:é|e)ponse\s*:|Respuesta:|Antwort:"
+    r"|\banswers?\b[^.\n$]{0,80}?\b(?:is|are|must be)\b|(?m:^[#*_ ]{0,9}(?:final )?answer[*_: ]{0,9}$)|答案(?:是|为|為|：|:)*|故选[：:]?|Ответ:|R(?:é|e)ponse\s*:|Respuesta:|Antwort:"
 )
 NEGATION = re.compile(r"(?i)\b(?:not|cannot|can't|isn't|never|wrong)\b")
 COPULA = re.compile(

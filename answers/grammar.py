@@ -1,10 +1,10 @@
 r"""The text of an answer as a tree: tokenise -> parse. The third stage of the verifier; see verify.py.
 
-An answer is read with a small precedence parser of our own. Text is never evaluated and never reaches sympy, and only
-an own grammar can promise its limits: length, depth, digits, the size of an exponent. Parsing takes n log n steps.
+A small precedence parser of our own reads the text. Text is never evaluated and never reaches sympy, and only an own
+grammar can promise its limits: length, depth, digits, the size of an exponent. Parsing takes n log n steps.
 
-The trees are nested tuples, a head and what it holds. The operands of sums and products are in one order, so that a + b
-and b + a have the same tree. The heads that are not an operator or a function of the text:
+The trees are nested tuples of a head and what it holds. Sums and products are in one order, so that a + b = b + a. Heads
+that are no operator or function of the text:
 
     ("number", Fraction)  ("decimal", Fraction, digits shown)  ("symbol", name)  ("based", digits, base)  ("unit", tree, "km/h")
     ("< <=", low, middle, high)  a relation; x > 5 is read as 5 < x     ("rows", ("row", tree, ...), ...)  a matrix
@@ -24,9 +24,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from answers.spelling import FUNCTIONS, HYPERBOLIC, NAMES, TRIGONOMETRIC, words
-from answers.trees import MINUS_ONE, Undecided, determinant, negative, quotient, total
+from answers.trees import MINUS_ONE, Undecided, determinant, negative, number, quotient, total
 
-MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 2000, 40, 100  # of what is parsed: characters, nested brackets, digits of a number
+MAX_LENGTH, MAX_DEPTH = 2000, 40  # of what is parsed: characters, nested brackets
 
 
 # 1. Tokenise: numbers, operators, names.
@@ -34,7 +34,7 @@ MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 RELATIONS = ["=", "!=", *MIRRORED, "\\in", "\\notin", "\\equiv", "\\to", "\\rightarrow", "\\sim", "\\subset", "\\iff"]
 RELATIONS += ["\\parallel", "\\perp"]
 RELATION, UNIT, SUM, PRODUCT, POWER, POSTFIX = 5, 7, 9, 10, 12, 13
-LEVELS = [  # what stands between operands, from loose to tight; a token's level is how tight it binds
+LEVELS = [  # what stands between operands, from loose to tight: a token's level is how tight it binds
     [], ["\\lor"], ["\\\\", ";"], [",", "&", "\\land"], ["\\pmod", "\\mod"], RELATIONS, ["\\cup", "\\cap", "\\setminus"], [],
     [":", "\\over", "\\choose"], ["+", "-", "\\pm", "\\mp"], ["*", "/", "\\bmod"], [], ["^", "**"], ["!", "!!", "%", "\\degree"],
 ]  # fmt: skip
@@ -60,7 +60,6 @@ TOKEN = re.compile(
     | (?P<operator> \\[{}\\] | \.\.\. | \*\* | !! | [<>!]= | [-+*/^_=<>(){}\[\]|,;:!%&] ))""",
     re.VERBOSE,
 )
-
 SUBSCRIPT = re.compile(
     r"""(?:\ ?_\ ?(?:\{[^{}]*\}|\w))?'*  # x_1, f'
     (?: (?<=[fFG'])\([^()]*\) | (?<![eiC])\((?:[A-Za-z]|\d+)\) )?  # f(2x), and p(n) for any name but e and i""",
@@ -82,7 +81,7 @@ def tokenise(text: str) -> list[str]:
             raise Undecided("an unknown character")
         kind, token, position = match.lastgroup, match[match.lastgroup], match.end()
         if kind == "text":
-            token = "\\text" + (words("\\text" + token) or "nothing")
+            token = "\\text" + (words(f"\\text{{{token}}}") or "nothing")
         elif kind == "unit":
             token = "\\unit" + token
         elif kind == "kind":  # vmatrix and cases are told from other matrices
@@ -192,9 +191,10 @@ class Parser:
         if binding == RELATION:
             return (" ".join(tokens), *parts)
         heads = {HEADS.get(token, token) for token in tokens}
-        head = "\\land" if "\\land" in heads else heads.pop()
-        if heads - {head, ","}:
+        heads -= {","} if "\\land" in heads else set()
+        if len(heads) > 1:
             raise Undecided("operators that need brackets")
+        head = heads.pop()
         return quotient(*parts) if head == "\\over" else (head, *parts)
 
     def product(self, left: tuple) -> tuple:
@@ -202,9 +202,9 @@ class Parser:
         while self.binding() == PRODUCT:
             token = self.take() if self.next in BINDING else "*"
             right = self.expression(PRODUCT)
-            if token == "\\bmod" and tops[0][0] == token:
-                raise Undecided("remainders that need brackets")
             if token == "\\bmod":
+                if tops[0][0] == token:
+                    raise Undecided("remainders that need brackets")
                 tops, bottoms = [("\\bmod", quotient(total("*", tops), total("*", bottoms)), right)], []
             else:
                 (bottoms if token == "/" else tops).append(right)
@@ -232,7 +232,7 @@ class Parser:
 
     def bracket(self, opening: str) -> tuple:
         bars, self.bars = self.bars, int(opening == "|")
-        if opening == "\\{" and self.next in CLOSING[opening]:
+        if opening == "\\{" and self.next == "\\}":
             return ("symbol", self.take() and "emptyset")
         is_builder = opening == "\\{" and self.tokens[self.at + 1 : self.at + 2] == ["\\st"]
         self.at += 2 * is_builder
@@ -297,13 +297,3 @@ class Parser:
         if name == "integral" or len(bounds) != 1 + (name != "limit") or bounds[0][0] not in ("=", "\\to"):
             raise Undecided("a sum, limit or integral without its variable")
         return (name, self.expression(SUM), *bounds[0][1:], *bounds[1:])
-
-
-def number(token: str) -> tuple:
-    if "_" in token:
-        return ("based", *re.sub("[{}]", "", token).lstrip("0").split("_"))
-    digits, _, exponent = token.lower().partition("e")
-    if len(digits) > MAX_DIGITS or len(exponent) > 5 or abs(int(exponent or 0)) > MAX_DIGITS:
-        raise Undecided("too many digits")
-    value = Fraction(digits.removesuffix(".")) * Fraction(10) ** int(exponent or 0)
-    return ("number", value) if token.isdigit() else ("decimal", value, len(digits.replace(".", "").lstrip("0")))

@@ -78,6 +78,12 @@ def repeating_decimal(match: re.Match) -> str:
     return f"({int(whole + fixed + cycle) - int('0' + whole + fixed)}/{'9' * len(cycle) + '0' * len(fixed)})"
 
 
+def matrix(match: re.Match) -> str:
+    """An array in brackets as a matrix, one in bars as a determinant."""
+    kind = ("v" if match[1] == "|" else "p") + "matrix"
+    return rf"\begin{{{kind}}}{match[2]}\end{{{kind}}}"
+
+
 def interval(match: re.Match) -> str:
     """]1, 2] as (1, 2], and [1, 2[ as [1, 2)."""
     return f"({match[2]}{')' if match[3] == '[' else ']'}" if match[1] else f"[{match[5]})"
@@ -85,10 +91,8 @@ def interval(match: re.Match) -> str:
 
 SPELLINGS: list = [  # applied in this order; verbose: a space that counts is written "\ "
     (r"\\\\(?=[A-Za-z]{2})(?!end|hline)", r"\\"),  # commands that were escaped twice
-    (
-        r"\\\$\s*(\d[\d,]*(?:\.\d+)?(?:\s*(?:hundred|thousand|[mb]illion))?)(?![\d,.]*\d)(?=\s*(?:$|[.,;=)$]|\\text|\\approx|and|or))",
-        r"\1\\text{ dollars}",
-    ),
+    (r"\\\$\s*(\d[\d,]*(?:\.\d+)?(?:\s*(?:hundred|thousand|[mb]illion))?)(?![\d,.]*\d)(?=\s*(?:$|[.,;=)$]|\\text|\\approx|and|or))",
+     r"\1\\text{ dollars}"),
     (r"[€£¥]\s*(\d[\d,.]*) | (\d)\s*[€£¥](?=\s*$)", r"\1\2 "),
     # Money, the borders of formulas, and what follows in x = 1/3 \approx 0.33.
     (r"\\\$ | \$ | m?\\angle | (?<!\\)\\[()\[\]] | (?<=\S)\s*\\approx.* | \\(?:left|right)\.", ""),
@@ -96,30 +100,26 @@ SPELLINGS: list = [  # applied in this order; verbose: a space that counts is wr
     (r"(?<!\\)\\[,;:>\ ] | \\hspace\{[^{}]*\} | ~", " "),
     (r"\\(?:text)?color\s*\{\w*\}", ""),
     (r"\\begin\{(?:aligned|align\*?|split|gathered)\} | \\end\{(?:aligned|align\*?|split|gathered)\}", ""),
-    (
-        r"(?:\\left)?\s*([(\[|])\s*\\begin\{(?:array\}\s*\{[^{}]*|matrix)\}(.*?)\\end\{(?:array|matrix)\}\s*(?:\\right)?\s*[)\]|]",
-        lambda match: (
-            rf"\begin{{{'v' if match[1] == '|' else 'p'}matrix}}{match[2]}\end{{{'v' if match[1] == '|' else 'p'}matrix}}"
-        ),
-    ),
+    (r"(?:\\left)?\s*([(\[|])\s*\\begin\{(?:array\}\s*\{[^{}]*|matrix)\}(.*?)\\end\{(?:array|matrix)\}\s*(?:\\right)?\s*[)\]|]", matrix),
     (r"\\\\\s*\[[^\[\]]*\]", r"\\\\"),
     (rf"{WORDS}\s*(?:and|AND)\s*\}} | (?<![A-Za-z\\{{])and{END}", r" \\land "),
     (rf"{WORDS}\s*(?:or|OR)\s*\}} | (?<![A-Za-z\\{{])or{END}", r" \\lor "),
     (rf"{WORDS}\s*\\?%\s*\}} | \b(?:percent(?:age)?|pct)\b | \\%", "%"),
     (rf"(?:{WORDS}|\b)\s*(?:the\ set\ of\ )?all\ real(?:s|\ numbers)\s*\}}?", r"\\mathbb{R}"),
     (r"\\(?:mathbb|mathbf)\s*\{?\s*([RZNQ])\b\s*\}?", r"\\mathbb{\1}"),
-    (rf"{WORDS}\s*([^{{}}A-Za-z]*)\s*\}}", r"\1"),  # \text{:}
+    (rf"{WORDS}([^{{}}A-Za-z]*|\s*\d[^{{}}]*)\}}", r"\1"),  # \text{:}, \text{2 hours}
+    (rf"(?<=:\d\d)\s*(?:{WORDS}\s?)?([apAP])\.?\s?[mM]\b\.?\s?\}}?", r"\\text{\1m}"),
     (rf"{WORDS}\s*({'|'.join(FUNCTIONS)})\s*\}}(?=\s*[({{|\\\w])", r"\\\1 "),
     (rf"{WORDS}\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\}}", r"\1"),
     (r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}", r"\\\1 "),
     (rf"(?<=\d)\s*(?:{WORDS}\s*times\s*\}}|\btimes\b)\s*(?=\d)", "*"),
     (rf"(?<=\d)\s*{WORDS}\s*to\s*\}}\s*(?=\d) | (?<=\d)\s+to\s+(?=\d)", ":"),
-    (rf"(?<=\d)\s*\^?\s*\{{?\s*(?:{WORDS})?\s*(?:st|nd|rd|th)\b\s*\}}*", ""),  # ordinals
+    (rf"(?<=\d)\s?\^?\{{?\s?(?:{WORDS}\s?)?(?:st|nd|rd|th)\b\s?\}}{{0,2}}", ""),  # ordinals
     (rf"\^\s*(?:\\circ{END}|\{{\s*\\circ\s*\}}) | (?:\^\s*|(?<!\s)\s+)?\\degrees?{END}", r"\\degree "),
     (r"\\degree\s*(?:\\(?:mathrm|text)\s*\{\s*([CF])\s*\} | ([CF])\b)", r"\\unit{deg\1\2}"),
     (r"(?<=[^\s+\-*/=<>,;(])\s*(?:\\q?quad\s*)+(?=[^\s+\-*/=<>)\\]|\\(?:text|frac))", ", "),
     (r"\\q?quad", " "),
-]
+]  # fmt: skip
 LATER: list = [  # after the units
     (r"\\not\s*(?:=|\\eq\b)", "!="), (r"\\not\s*>", "<="), (r"\\not\s*<", ">="), (r"\\not\s*\\in\b", r"\\notin "),
     (r"\\([A-Za-z]+)", lambda match: COMMANDS.get(match[1], match[0])),
@@ -164,6 +164,7 @@ def normalise(text: str) -> str:
     """
     if PLAIN.fullmatch(text):
         return text
+    text = " ".join(text.split())
     if not text.isascii():
         text = SUPERSCRIPT.sub(
             lambda match: "^{" + unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-") + "}", text

@@ -21,9 +21,14 @@ from answers.trees import Undecided
 CPU_SECONDS, BYTES = 0.4, 512 * 2**20  # of one question
 lock = threading.Lock()
 workers: list[subprocess.Popen] = []  # one, once there was a question
-os.register_at_fork(
-    before=lock.acquire, after_in_parent=lock.release, after_in_child=lambda: (workers.clear(), lock.release())
-)
+
+
+def forget_worker() -> None:
+    workers.clear()  # a forked process must not talk to its parent's worker
+    lock.release()
+
+
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=forget_worker)
 
 
 def start_worker() -> subprocess.Popen:

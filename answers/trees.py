@@ -8,9 +8,11 @@ r"""Building trees: sums, products and quotients in one order, and matrices. gra
 from __future__ import annotations
 
 import operator
+import re
 from fractions import Fraction
 from itertools import chain
 
+MAX_DIGITS = 100  # of a number
 SMALL = {"+": operator.add, "*": operator.mul}
 
 
@@ -85,3 +87,13 @@ def determinant(rows: list[tuple]) -> tuple:
     minors = (determinant([row[:at] + row[at + 1 :] for row in rows[1:]]) for at in range(len(rows)))
     terms = (total("*", [entry, minor]) for entry, minor in zip(rows[0], minors))
     return total("+", [negative(term) if at % 2 else term for at, term in enumerate(terms)])
+
+
+def number(token: str) -> tuple:
+    if "_" in token:
+        return ("based", *re.sub("[{}]", "", token).lstrip("0").split("_"))
+    digits, _, exponent = token.lower().partition("e")
+    if len(digits) > MAX_DIGITS or len(exponent) > 5 or abs(int(exponent or 0)) > MAX_DIGITS:
+        raise Undecided("too many digits")
+    value = Fraction(digits.removesuffix(".")) * Fraction(10) ** int(exponent or 0)
+    return ("number", value) if token.isdigit() else ("decimal", value, len(digits.replace(".", "").lstrip("0")))

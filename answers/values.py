@@ -1,10 +1,9 @@
 r"""What a tree is worth, and when two trees are equal in value. The second half of the verifier; see verify.py.
 
 Two expressions are equal if they agree at fixed points, chosen once. Rational numbers are exact. All others have 150
-digits, of which 110 must agree: far more than chance could give, and no algebra is needed. What 150 digits cannot hold
-is refused rather than rounded. The points lie at several scales and on both sides of every constant in the expressions.
-Real expressions are compared where both are real: \sqrt{x}\sqrt{y} = \sqrt{xy}. Integrals, limits and infinite sums go to
-sympy (sympy_worker.py). A verdict has a number of steps, not of seconds, so that it is the same on every machine.
+digits, of which 110 must agree, and what these cannot hold is refused. The points lie at several scales and on both sides
+of every constant. Real expressions are compared where both are real. Integrals, limits and infinite sums go to sympy. A
+verdict has a number of steps, not of seconds, so that it is the same on every machine.
 
 >>> from answers.grammar import parse
 >>> same_value(parse("(x+1)^2"), parse("x^2+2x+1")), same_value(parse("(x+1)^2"), parse("x^2+2x"))
@@ -19,6 +18,7 @@ import math
 import random
 import threading
 from fractions import Fraction
+from itertools import pairwise
 
 from answers.spelling import FUNCTIONS, TRIGONOMETRIC
 from answers.sympy_worker import ask_sympy
@@ -29,16 +29,12 @@ AGREE, VANISH = 1e-110, 1e-135  # relative: what counts as equal, and what is le
 MAX_BITS = 2**16  # of an exact number
 WHOLE_ONLY = {"factorial", "fac2", "binomial", "sum", "prod", "\\bmod", "gcd", "lcm"}  # are compared at whole numbers
 PIECEWISE = WHOLE_ONLY | {"fabs", "floor", "ceil", "max", "min", "sign"}
-SCALES = [  # numbers of both signs, from 0.03 to 800
-    sign * Fraction(*pair)
-    for pair in ((7, 3), (31, 97), (47, 5), (3, 101), (97, 71), (169, 7), (43, 11), (901, 7), (55, 89), (7001, 9))
-    for sign in (1, -1)
-]
+SCALES = "7/3 31/97 47/5 3/101 97/71 169/7 43/11 901/7 55/89 7001/9"  # from 0.03 to 800
+SCALES = [sign * Fraction(scale) for scale in SCALES.split() for sign in (1, -1)]
 REAL, DEGREE = "the point is real", "the value of a degree"  # settings that travel with the values of the symbols
 
 
-class NeedsSympy(Undecided):
-    """The value needs an integral, a limit or a long sum."""
+class NeedsSympy(Undecided): ...  # the value needs an integral, a limit or a long sum
 
 
 class Local(threading.local):
@@ -51,9 +47,9 @@ local = Local()
 
 
 def arithmetic():
-    """This thread's mpmath."""
+    """This thread's mpmath, which comes with sympy and is not imported before a value is needed."""
     if local.mp is None:
-        import mpmath  # comes with sympy; not imported before a value is needed
+        import mpmath
 
         local.mp = mpmath.MPContext()
         local.mp.dps = 150
@@ -104,9 +100,8 @@ def applied(head: str, arguments: list, real: bool = False):
     """The value of an operation: exact where its arguments and its result are, and not too long."""
     if head in EXACT and all(isinstance(argument, Fraction) for argument in arguments):
         value = EXACT[head](*arguments)
-        bits = 0 if value is None else value.numerator.bit_length() + value.denominator.bit_length()
-        count_steps(bits / 256)
-        if 0 < bits < MAX_BITS:
+        count_steps(0 if value is None else bits(value) / 256)
+        if value is not None and bits(value) < MAX_BITS:
             return value
     count_steps(5)
     arguments = [approximate(argument) for argument in arguments]
@@ -179,23 +174,17 @@ def power(base, exponent):
 def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if not base and exponent <= 0:
         raise ZeroDivisionError
-    bits = base.numerator.bit_length() + base.denominator.bit_length()
-    return base ** int(exponent) if exponent.denominator == 1 and abs(exponent) * bits < MAX_BITS else None
+    return base ** int(exponent) if exponent.denominator == 1 and abs(exponent) * bits(base) < MAX_BITS else None
 
 
-def exact_product(*factors: Fraction) -> Fraction | None:
-    bits = sum(factor.numerator.bit_length() + factor.denominator.bit_length() for factor in factors)
-    return math.prod(factors, start=Fraction(1)) if bits < MAX_BITS else None
+def bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
 
 
 def whole(operation):
-    """The operation for whole numbers from 0 to 2,000."""
-
-    def exact(*numbers: Fraction) -> Fraction | None:
-        fits = all(number.denominator == 1 and 0 <= number <= 2000 for number in numbers)
-        return Fraction(operation(*map(int, numbers))) if fits else None
-
-    return exact
+    """The operation for whole numbers from 0 to 2,000, None for others."""
+    fits = lambda numbers: all(number.denominator == 1 and 0 <= number <= 2000 for number in numbers)  # noqa: E731
+    return lambda *numbers: Fraction(operation(*map(int, numbers))) if fits(numbers) else None
 
 
 OPERATIONS = {
@@ -203,18 +192,13 @@ OPERATIONS = {
     "percent": lambda part: part / 100,
 }  # fmt: skip
 EXACT = OPERATIONS | {
-    "+": lambda *terms: sum(terms, Fraction(0)), "*": exact_product, "^": exact_power, "max": max, "min": min,
+    "+": lambda *terms: sum(terms, Fraction(0)), "*": lambda *factors: math.prod(factors, start=Fraction(1)) if sum(map(bits, factors)) < MAX_BITS else None, "^": exact_power, "max": max, "min": min,
     "floor": lambda number: Fraction(math.floor(number)), "ceil": lambda number: Fraction(math.ceil(number)),
     "sign": lambda number: Fraction((number > 0) - (number < 0)), "\\bmod": lambda left, right: left % right,
     "factorial": whole(math.factorial), "fac2": whole(lambda number: math.prod(range(number, 0, -2))),
     "binomial": whole(math.comb), "gcd": whole(math.gcd), "lcm": whole(math.lcm),
 }  # fmt: skip
-KNOWN = {*FUNCTIONS.values(), *(f"a{name}" for name in ("sinh", "cosh", "tanh", "coth"))} - {
-    "gcd",
-    "lcm",
-    "frac",
-    "cis",
-}
+KNOWN = {*FUNCTIONS.values(), "asinh", "acosh", "atanh", "acoth"} - {"gcd", "lcm", "frac", "cis"}
 
 
 def is_real(value) -> bool:
@@ -236,18 +220,12 @@ def points(nodes: list[tuple], names: list[str], many: bool):
         numbers = {abs(node[1]) for node in nodes if node[0] in ("number", "decimal") and node[1]}
         constants = sorted(number for number in numbers if number < 10**6)[-16:]
         between = [
-            low + (high - low) * Fraction(generator.randint(30, 70), 101)
-            for low, high in zip([0, *constants], constants)
+            low + (high - low) * Fraction(generator.randint(30, 70), 101) for low, high in pairwise([0, *constants])
         ]
-        beside = [
-            constant * side
-            for constant in constants
-            for side in (Fraction(98, 97), Fraction(105, 73), Fraction(97, 98))
-        ]
+        beside = [number * Fraction(side, 97) for number in constants for side in (98, 140, 96)]
         real = SCALES + [sign * number for number in between + beside for sign in (1, -1)]
-        steps = [
-            int(constant) + step for constant in constants if constant < 400 for step in (-1, 0, 1, int(constant) + 3)
-        ]
+        near = [int(number) for number in constants if number < 400]
+        steps = [number + step for number in near for step in (-1, 0, 1, number + 3)]
         integers = [Fraction(number) for number in (3, 1, 2, 5, 8, 4, 7, 12, 6, 9, 11, 14, *steps) if number > 0]
         whole_only = (node for node in nodes if node[0] in WHOLE_ONLY or is_alternating(node))
         whole_names = {inner[1] for node in whole_only for inner in walk(node) if inner[0] == "symbol"}
@@ -257,6 +235,7 @@ def points(nodes: list[tuple], names: list[str], many: bool):
 
 
 def is_alternating(node: tuple) -> bool:
+    """True for (-1)^n."""
     return node[0] == "^" and node[1][0] == "number" and node[1][1] < 0
 
 
@@ -289,8 +268,9 @@ def samples(left: tuple, right: tuple):
 
 def same_value(left: tuple, right: tuple) -> bool:
     """True if two expressions agree wherever both are real. Raises Undecided, ArithmeticError or LookupError."""
-    numbers = left[0] in ("number", "decimal") and right[0] in ("number", "decimal")
-    if numbers and (left[0] == right[0] or left[1] == right[1]):  # a decimal may also be a fraction's, rounded
+    if {left[0], right[0]} <= {"number", "decimal"} and (
+        left[0] == right[0] or left[1] == right[1]
+    ):  # a decimal may also be a fraction's, rounded
         return left[1] == right[1]
     if INFINITY in (left, right) or negative(INFINITY) in (left, right):
         return False

@@ -1,7 +1,8 @@
 """What makes the head learn from few completions?  Frozen tokens, steps as small as a real model allows, one change at a time.
 
     python -m study.efficiency --out study/kept/efficiency.jsonl
-    python -m study.efficiency --noise 200          variance of the first gradient by both estimators, on the same rollouts
+    python -m study.efficiency --out study/kept/efficiency.jsonl --table
+    python -m study.efficiency --noise 60           variance of the first gradient by both estimators, on the same rollouts
 
 Each trial trains a head on the embedded modular model and is evaluated on tuning problems along the way.  A line of the file
 is one point of a curve: settings, seed, completions seen, Avg@8, Pass@8.  A trial whose last point is there is done.
@@ -89,6 +90,21 @@ def run(name: str, seed: int, base: str, task: str, cut: int, every: int, proble
             return
 
 
+def table(rows: list[dict]) -> str:
+    """Markdown: Avg@8 / Pass@8 in percent along each curve, mean of the seeds that have the point."""
+    columns = sorted({row["completions"] for row in rows})
+    lines = ["| | seeds | " + " | ".join(map(str, columns)) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name in (name for name in TRIALS if any(row["trial"] == name for row in rows)):
+        cells = []
+        for count in columns:
+            points = [row for row in rows if (row["trial"], row["completions"]) == (name, count)]
+            means = [100 * sum(row[metric] for row in points) / len(points) for metric in ("avg", "passed") if points]
+            cells.append(" / ".join(f"{mean:.1f}" for mean in means))
+        seeds = len({row["seed"] for row in rows if row["trial"] == name})
+        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def noise(base: str, task: str, rollouts: int) -> str:
     """Variance of the untrained head's gradient, from steps of 64 completions."""
     transformer, vocabulary = model.load(base), tokenizer.load(base)
@@ -133,6 +149,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each trial [%(default)s]")
     parser.add_argument("--trials", nargs="+", default=list(TRIALS), metavar="NAME", help="only these [all]")
     parser.add_argument("--noise", type=int, default=0, help="only measure the gradient's variance, over so many steps")
+    parser.add_argument("--table", action="store_true", help="only print the curves of --out as a table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.noise:
@@ -143,6 +160,9 @@ def main() -> None:
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(row) for row in out.read_text().splitlines()] if out.is_file() else []
+    if arguments.table:
+        print(table(rows))
+        return
     done = {(row["trial"], row["seed"]) for row in rows if row["last"]}
     for seed in range(arguments.seeds):
         for name in arguments.trials:

@@ -1,7 +1,6 @@
 """The study on real open weights, tokens frozen: question, sizes, endpoints and what was found stand in REAL.md.
 
     python -m study.real problems --task words:1              hashes of the problem sets
-    python -m study.real start --model DIR --task words:1     the untrained head beside its mean temperature
     python -m study.real tune  --model DIR --task words:1     rules on the tuning problems
     python -m study.real train --model DIR --task words:1     heads on the training problems
     python -m study.real test  --model DIR --task words:1     everything on the test problems
@@ -44,16 +43,11 @@ RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuni
 }  # fmt: skip
 RANGE = dict(tau_min=0.1, tau_max=1.5, tau_initial=0.8)
 HEAD = RANGE | dict(concentration=20.0, scale="standard")
-LEARNING = dict(prompts=4, samples=16, epochs=8)
-HEADS = {"head, mean": Settings(objective="grpo", **LEARNING), "head, pass@8": Settings(objective="pass@8", **LEARNING)}
-STARTS = {  # what the untrained head may be
-    f"{low}..{high} from {start}, a + b = {total}": dict(
-        tau_min=low, tau_max=high, tau_initial=start, concentration=float(total)
-    )
-    for low, high, start, total in (
-        (0.05, 1.5, 1.0, 4), (0.1, 1.2, 1.0, 4), (0.1, 1.5, 1.0, 12), (0.1, 1.5, 1.0, 20), (0.1, 1.5, 0.8, 12), (0.1, 1.5, 0.8, 20)
-    )
-}  # fmt: skip
+LEARNING = dict(prompts=8, samples=8, epochs=4, learning_rate=1e-3)
+HEADS = {
+    "head, mean": Settings(objective="dr_grpo", **LEARNING),
+    "head, pass@8": Settings(objective="pass@4", **LEARNING),
+}
 
 
 class Dealt(temperature_head.Policy):
@@ -84,7 +78,12 @@ class Subject:
         tree.halve(self.transformer)
         first = tasks.load(self.task, "tuning", 1)[0]
         self.stops, self.length = tasks.stops_of(first), tasks.completion_length(first)
-        self.stop = tasks.stop_ids(self.vocabulary, self.stops)
+        ends = [
+            stop.encode() for stop in self.stops
+        ]  # of one byte each, so that a token has the whole of it or nothing
+        pieces = [self.vocabulary.token_bytes(token) for token in range(self.vocabulary.vocab_size)]
+        holds = {token for token, piece in enumerate(pieces) if any(end in piece for end in ends)}
+        self.stop = tasks.stop_ids(self.vocabulary) | holds
 
     def prompts(self, problems) -> list[list[int]]:
         return [tasks.render(problem, self.vocabulary) for problem in problems]
@@ -216,12 +215,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The study on real open weights, tokens frozen.")
     parser.error = lambda message: parser.exit(2, f"real.py: {message}; --help lists the flags\n")
     parser.add_argument(
-        "what", choices=["problems", "start", "tune", "train", "test", "table"], help="see the top of study/real.py"
+        "what", choices=["problems", "tune", "train", "test", "table"], help="see the top of study/real.py"
     )
     parser.add_argument("--model", default="", help="folder of the model, or its hub id")
     parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
     parser.add_argument("--out", default="", help="folder of the results [runs/real-MODEL-TASK]")
-    parser.add_argument("--problems", type=int, default=0, help="problems [20 for start, 40 for tune, 200 for test]")
+    parser.add_argument("--problems", type=int, default=0, help="problems [40 for tune, 200 for test]")
     parser.add_argument("--steps", type=int, default=24, help="training steps of 64 completions [%(default)s]")
     parser.add_argument("--seeds", type=int, default=3, help="seeds [%(default)s]")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="train only these [all]")
@@ -237,7 +236,7 @@ def main() -> None:
             )
         return
     if arguments.what == "table":
-        print(table(read(out / "start.jsonl"), read(out / "tune.jsonl"), read(out / "test.jsonl")))
+        print(table(read(out / "tune.jsonl"), read(out / "test.jsonl")))
         return
     if not arguments.model:
         parser.error("--model names the model")
@@ -247,13 +246,7 @@ def main() -> None:
         parser.exit(2, f"real.py: {error}\n")
     rules = {setting: baselines.make(setting) for settings in RULES.values() for setting in settings}
     fixed = {name: baselines.make(name) for name in FIXED}
-    if arguments.what == "start":
-        d_model = subject.transformer.config.d_model
-        heads = {name: ScaledHead(d_model, **settings) for name, settings in STARTS.items()}
-        subject.sample(
-            "start.jsonl", "tuning", arguments.problems or 20, heads | {"0.8": fixed["0.8"], "1.0": fixed["1.0"]}, 1
-        )
-    elif arguments.what == "tune":
+    if arguments.what == "tune":
         subject.sample("tune.jsonl", "tuning", arguments.problems or 40, fixed | rules, 1)
     elif arguments.what == "train":
         for seed in range(arguments.seeds):

@@ -93,12 +93,11 @@ def of_rows(rows: list[dict], name: str) -> str:
     return "| " + " | ".join([*cells, f"{tau:.2f}", f"{entropy:.3f}", *shares]) + " |"
 
 
-def table(start: list[dict], tuned: list[dict], tested: list[dict]) -> str:
+def table(tuned: list[dict], tested: list[dict]) -> str:
     """Markdown: every stage's policies, and the heads less each of their rivals."""
     heading = "| | seeds x problems | Avg@n | Pass@n | tau | H | operand | operator | result | format |"
     lines = []
     for title, rows in (
-        ("start, tuning problems", start),
         ("rules, tuning problems", tuned),
         ("test problems", tested),
     ):

@@ -134,6 +134,8 @@ def generate(
             own = logits[place[i]]
             margin = cut(own, policy.min_p, policy.top_p)
             reads = policy.reads(hidden[place[i]], own)
+            if hasattr(policy, "rows"):  # one that has a choice for every row (real.Dealt)
+                policy.rows = rows[i]
             action = policy.act(reads, taus[i], logits=own, step=step, generator=generator)
             token, log_prob, entropy = draw_token(own, action.temperature, generator)
             ends = (token[:, None] == eos).any(1)

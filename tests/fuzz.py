@@ -8,6 +8,7 @@ signal, with another exit code than 0, 1 or 2, or hang.  test_injection.py runs 
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -36,10 +37,12 @@ COMMANDS = {"train.py": train, "eval.py": evaluation, "sample.py": sample, "plot
 SECONDS = 60
 WORDS = ["", "-1", "0", "1", "2", "3", "0.5", "1e400", "nan", "-inf", "1e-300", "99999999999999999999", "abc", "é\udcff", "\x00", "own", "greedy",
     "ead", "edt:base=", "edt:base=0.5", "tampo", "sequence", "pass@1", "pass@2", "pass@", "mean", "blocks:2", "blocks:x", "tokens", "countdown",
+    "plain", "auto", "{problem}", "Q: {problem} A:", "{problem}{problem}", "\\n", ";", "absent.py:f", "words:2", "words:x", "x.csv", "x.parquet",
     "countdown:4", "countdown:x", "modular", "modular:4", "even", "tau", "chess", "cpu", "cuda:99", "mps", "raw", "chat", "/", ".", "/proc/self/mem", "/dev/null", "~", "a/b/c", "x.jsonl"]  # fmt: skip
 LONG = {"--steps", "--final-problems", "--eval-problems", "--problems", "--samples", "--eval-samples", "--prompts-per-step",
     "--samples-per-prompt", "--token-epochs", "--temperature-epochs", "--max-new-tokens", "--rows", "--task", "--benchmark",
     "--eval-task"}  # fmt: skip
+CHAT = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}"
 ODD = [None, True, -1, 0, 1, 2**70, 0.5, "", "x", [], [1], {}, {"a": 1}, "gelu", 1e308]
 
 
@@ -144,8 +147,9 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
         flags = {
             "train.py": ["--" + name.replace("_", "-") for name in config.Config().settings()],
             "eval.py": ["--model", "--benchmark", "--policy", "--samples", "--problems", "--max-new-tokens", "--template", "--rows",
-                "--seed", "--device", "--out"],
-            "sample.py": ["--model", "--prompt", "--policy", "--max-new-tokens", "--template", "--seed", "--device"],
+                "--seed", "--device", "--out", "--system", "--instruction", "--stop", "--reward"],
+            "sample.py": ["--model", "--prompt", "--policy", "--max-new-tokens", "--template", "--seed", "--device", "--system",
+                "--instruction", "--stop"],
             "plot.py": ["--help"], "verify.py": ["--gold", "--text"],
         }[script]  # fmt: skip
         words = {
@@ -171,14 +175,16 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
             b'{"problem": "%d?", "answer": "2"}' % i for i in range(5)
         ]
         draw.shuffle(lines)
-        (folder / "p.jsonl").write_bytes(b"\n".join(lines[: draw.randrange(len(lines) + 1)]))
+        data = b"\n".join(lines[: draw.randrange(len(lines) + 1)])
+        file = folder / draw.choice(["p.jsonl", "p.jsonl", "p.json", "p.csv", "p.parquet", "p.jsonl.gz"])
+        file.write_bytes(gzip.compress(data) if file.suffix == ".gz" and draw.random() < 0.8 else data)
         if draw.random() < 0.5:
-            return "train.py", ["--model", str(base), "--task", str(folder / "p.jsonl"), *short]
+            return "train.py", ["--model", str(base), "--task", str(file), *short]
         return "eval.py", [
             "--model",
             str(base),
             "--benchmark",
-            str(folder / "p.jsonl"),
+            str(file),
             "--samples",
             "1",
             "--max-new-tokens",
@@ -194,8 +200,13 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
     if kind == "run":
         damage(draw, draw.choice([file for file in model.iterdir() if file.suffix in (".jsonl", ".json")]))
         return "plot.py", [str(model)]
+    template = draw.choice([CHAT, CHAT, *ODD, "{% for m in messages %}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}"])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": draw.choice(["<|endoftext|>", *ODD])}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    how = draw.choice(["raw", "chat", "auto"])
     names = [
         "config.json",
+        "tokenizer_config.json",
         "model.safetensors",
         "model.safetensors.index.json",
         "tokenizer.json",
@@ -215,11 +226,11 @@ def case(draw: random.Random, base: Path, run: Path, folder: Path) -> tuple[str,
             "--device",
             "cpu",
             "--template",
-            "raw",
+            how,
         ]
     for name in ("run.json", "trainer_state.pt"):
         (model / name).unlink(missing_ok=True)
-    return "train.py", ["--model", str(model), *task, *short]
+    return "train.py", ["--model", str(model), *task, *short, "--template", how]
 
 
 def fuzz(cases: int, seed: int, work: Path, show=lambda *text: None) -> list[str]:

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "temperature_head.safetensors")
 
 
-def lottery(problems, texts, finished) -> list[float]:
+def lottery(problems, texts, finished, own=None) -> list[float]:
     """A reward that a random model sometimes earns: a third of the finished texts are right."""
     return [float(whole and zlib.crc32(text.encode()) % 3 == 0) for text, whole in zip(texts, finished)]
 
@@ -78,6 +78,12 @@ def words(base: Path, out: Path, *more: str) -> list[str]:
         samples_per_prompt=4, max_new_tokens=6, eval_every=3, eval_problems=2, final_problems=2, eval_samples=2,
         save_every=2, print_every=2, device="cpu", token_lr=1e-3, temperature_lr=1e-3,
     )  # fmt: skip
+    settings = dict(zip(more, more[1:]))  # flags that would do nothing are refused
+    policy = settings.get("--policy", "own").partition("+")[0].partition(":")[0]
+    if settings.get("--schedule") == "temperature":
+        flags.pop("token_lr")
+    if settings.get("--schedule") == "tokens" or policy not in baselines.LEARNED or policy == "tampo":
+        flags.pop("temperature_lr")
     return [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))] + list(more)
 
 

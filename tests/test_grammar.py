@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from answers import grammar
-from answers.grammar import Undecided, parse, tokenise
+from answers import grammar, trees
+from answers.grammar import parse, read, tokenise
 from answers.spelling import normalise, words
+from answers.trees import Undecided
 
 
 def test_normalise_is_idempotent_on_its_own_output():
@@ -17,9 +18,9 @@ def test_normalise_is_idempotent_on_its_own_output():
 
 @pytest.mark.parametrize("text, normal", [
     (r"$\dfrac12$", r"\frac{1}{2}"),
-    (r"5 \text{ cm}^2", "5"),
-    ("273 bags", "273"),
-    (r"1 \text{ or } 2", "1 , 2"),
+    (r"5 \text{ cm}^2", r"5\unit{cm^2}"),
+    ("273 bags", r"273\unit{bags}"),
+    (r"1 \text{ or } 2", r"1 \lor 2"),
     (r"30^{\circ}", r"30\degree"),
     (r"30 \degree", r"30\degree"),
     (r"x = \frac13 \approx 0.33", r"x = \frac{1}{3}"),
@@ -45,7 +46,7 @@ def head(text: str) -> str:
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("1+2", "number"), ("0.5", "decimal"), ("x", "symbol"), ("52_8", "based"), ("a+b", "+"), ("2x", "*"), ("a/b", "/"),
+    ("1+2", "number"), ("0.5", "decimal"), ("x", "symbol"), ("52_8", "based"), (r"5\unit{cm}", "unit"), ("5!!", "fac2"), (r"1 \lor 2", "\\lor"), ("a+b", "+"), ("2x", "*"), ("a/b", "/"),
     ("x^2", "^"), ("n!", "factorial"), (r"\sin x", "sin"), ("5%", "percent"), ("x=1", "="), (r"1<x\le 2", "< <="),
     ("1,2", ","), (r"\{1,2\}", "{}"), ("(1,2)", "()"), ("(1,2]", "(]"), (r"A\cup B", "\\cup"), ("|x|", "fabs"),
     ("1:2", ":"),
@@ -71,8 +72,41 @@ def test_what_is_outside_of_the_grammar_or_its_limits_is_undecided(text):
         parse(text)
 
 
+def test_arithmetic_of_bare_numbers_is_told_from_values():
+    for text, is_arithmetic in (
+        ("3*4", True),
+        ("2+3", True),
+        ("3+2x", False),
+        (r"3\sqrt{2}", False),
+        (r"\frac{2}{4}", False),
+    ):
+        assert read(text)[1] is is_arithmetic
+
+
+def test_parsing_takes_n_log_n_steps():
+    """Twenty times the terms take far less than four hundred times the time: a sort per term would take that."""
+    counts = []
+    for terms in (40, 800):
+        calls = 0
+        original = grammar.total
+
+        def counted(*arguments):
+            nonlocal calls
+            calls += len(arguments[1])
+            return original(*arguments)  # noqa: B023
+
+        grammar.total = counted
+        try:
+            read.cache_clear()
+            parse("a" + "-a" * terms)
+        finally:
+            grammar.total = original
+        counts.append(calls)
+    assert counts[1] < 25 * counts[0]
+
+
 def test_just_inside_the_limits():
-    assert parse("1" * grammar.MAX_DIGITS)[0] == "number" and parse("(" * 39 + "1" + ")" * 39) == parse("1")
+    assert parse("1" * trees.MAX_DIGITS)[0] == "number" and parse("(" * 39 + "1" + ")" * 39) == parse("1")
     assert len(parse("+".join("x" * 1000))) == 1001
 
 

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import sample
 import temperature_head
 import token_policy
 from display import terminal
-from engine import decoder, sampling
+from engine import decoder, memory, sampling
 from engine import draw as drawing
 from temperature_head import TemperatureHead
 
@@ -512,8 +513,24 @@ def test_prompts_that_cannot_be_sampled_are_refused(transformer):
 
 def test_rows_at_once_fit_the_memory(transformer):
     per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers a head, bytes
-    assert sampling.rows_at_once(transformer, 64, gibibytes=per_token * 64 * 10 / 2**30) == 10
-    assert sampling.rows_at_once(transformer, 64) == 512 and sampling.rows_at_once(transformer, 64, gibibytes=1e-9) == 1
+    assert memory.bytes_per_row(transformer, 64) == 64 * per_token
+    assert memory.rows_at_once(transformer, 64, budget=per_token * 64 * 10) == 8, "the power of two below"
+    assert memory.rows_at_once(transformer, 64, budget=1) == 1
+    assert memory.rows_at_once(transformer, 64, budget=2**40) == 512
+
+
+def test_rows_at_once_are_a_share_of_what_is_free(transformer, monkeypatch):
+    per_row = memory.bytes_per_row(transformer, 64)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * 33 * per_row)
+    assert memory.rows_at_once(transformer, 64) == 32
+    monkeypatch.undo()
+    free = memory.free_bytes(torch.device("cpu"))
+    assert 2**27 < free < 2**45
+    for gone in ("read_text", "sysconf"):  # a system without /proc, and one without sysconf
+        owner = Path if gone == "read_text" else memory.os
+        monkeypatch.setattr(owner, gone, lambda *_, **__: (_ for _ in ()).throw(OSError()))
+        assert memory.free_bytes(torch.device("cpu")) > 2**27
+    assert memory.free_bytes(torch.device("cpu")) == 8 * 2**30
 
 
 def test_colours_go_from_cold_to_hot_and_survive_any_temperature():

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import verify
-from answers import extract, grammar, spelling, values
-from verify import extract_answer, is_equivalent, reward, rewards
+from answers import compare, copying, extract, grammar, spelling, trees, units, values
+from verify import extract_answer, is_equivalent, reward
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-HANG = 4.0  # seconds: far above what anything takes (see verify_bench.py), far below what a blow-up does
+HANG = 4.0  # seconds: far above what anything takes (see bench/verifier.py), far below what a blow-up does
 
 
 def needs(path: Path):
@@ -36,7 +36,7 @@ python style    | sqrt(2)/2 = \frac{\sqrt{2}}{2} | 2**(1/2) = \sqrt2 | 3*x**2*y 
 mixed numbers   | 1\frac{4}{5} = 9/5 | 3 1/2 = 3.5 | 2\frac67 = \frac{20}{7} | -1\frac12 = -1.5 | 2\frac{5}{3} = \frac{10}{3}
 units           | 5 cm = 5 | 15\mbox{ cm}^2 = 15 | 273 bags = 273 | 60 km/h = 60 | 89 \text{ kilograms} = 89 | 12 square feet = 12 | 350\ \mathrm{g} = 350
 degrees         | 90^\circ = 90 | 90^{\circ} = 90\text{ degrees} | 30° = 30^\circ | \sin 30^\circ = 1/2
-percent         | 28\% = 28 | 28 percent = 28\% | 28\% = 0.28 | 28 pct = 28%
+percent         | 28 percent = 28\% | 28\% = 0.28 | 28 pct = 28%
 money           | \$5.00 = 5 | \$1,430 = 1430 | 14 \text{ dollars} = \$14
 thousands       | 1,234,567 = 1234567 | 27{,}000 = 27000 | 11,\! 111,\! 100 = 11111100 | 1 000 = 1000 | 1,234/2 = 617 | 100,200 = 100, 200
 decimals        | 0.5 = 1/2 | .5 = 0.50 | 1.41421 = \sqrt{2} | 0.333333 = \frac13 | 0.666666 = 2/3 | 5. = 5 | 004 = 4
@@ -52,7 +52,7 @@ tuples          | (1,2) = (1.0, 2) | (1, \frac92) = (1, 4.5) | 1,2 = (1,2) | \le
 equations       | y=2x+3 : 2y = 4x+6 | 5x-7y+4=0 : -5x+7y-4=0 | y=2x+3 : y-2x-3=0 | 0 = x-5 : x = 5
 prefixes        | x=5 : 5 | k = \frac13 : 1/3 | f(x)=x^2 : x^2 | (x,y)=(1,2) : (1,2) | |AB|=1 : 1 | A:B=1 : 1 | x=2, y=3 : 2,3 | x = \frac13 \approx 0.33 : 1/3
 matrices        | \begin{pmatrix}0.5&1\\2&3\end{pmatrix} = \begin{bmatrix}\frac12&1\\2&3\end{bmatrix} | \begin{pmatrix}1 \\ 2\end{pmatrix}+\begin{pmatrix}3 \\ 4\end{pmatrix} = \begin{pmatrix} 4 \\ 6 \\ \end{pmatrix}
-bases           | 52_8 = 52_{8} | 52_8 = 52
+bases           | 52_8 = 52_{8} | (1101)_2 = 1101_{\text{two}} | 255 = 0xFF
 text            | \text{even} = even | Tuesday = tuesday | \textbf{(C)} = C | (C) = C | \text{E} = E
 ratios          | 11:21 = 11:21 | V_1:V_2=11:21 : 11:21
 sums            | \sum_{k=1}^{10} k = 55 | \sum_{k=1}^{n} k = \frac{n(n+1)}{2}
@@ -157,74 +157,6 @@ def test_steps_of_countdown():
         assert is_equivalent(left, right) == (Fraction(eval(left)).limit_denominator() == int(right)), left
 
 
-# ---------------------------------------------------------------------------------------------------------- batches
-def test_rewards_keep_their_order():
-    texts = [rf"\boxed{{{n % 7}}}" for n in range(50)]
-    assert rewards(texts, ["3"] * 50) == [float(n % 7 == 3) for n in range(50)]
-    assert rewards([], []) == []
-    with pytest.raises(ValueError):
-        rewards(["a"], [])
-
-
-def test_big_batches_go_to_processes_and_keep_their_order(monkeypatch):
-    monkeypatch.setattr(verify, "BATCH_SECONDS", 0.0)
-    texts = [rf"So \boxed{{{n % 7}}}" for n in range(400)]
-    assert rewards(texts, ["3"] * 400) == [float(n % 7 == 3) for n in range(400)]
-
-
-# ---------------------------------------------------------------------------------------------------- the command line
-def command(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "verify.py"), *arguments], capture_output=True, text=True, timeout=60, **options
-    )
-
-
-def test_command_line(tmp_path):
-    shown = command("--gold", r"\frac{1}{2}", "--text", r"So \boxed{0.5}.")
-    assert (
-        shown.returncode == 0
-        and "0.5" in shown.stdout
-        and r"\frac{1}{2}" in shown.stdout
-        and "equal, decided by: value" in shown.stdout
-    )
-    cases = tmp_path / "cases.jsonl"
-    cases.write_text(
-        '{"gold": "2", "pred": "1+1"}\n{"gold": "2", "pred": "it is \\\\boxed{3}", "pred_kind": "output"}\n'
-    )
-    verdicts = [json.loads(line) for line in command(str(cases)).stdout.splitlines()]
-    assert [(verdict["equal"], verdict["answer"]) for verdict in verdicts] == [(True, "1+1"), (False, "3")]
-
-
-@pytest.mark.parametrize("content", [None, "not json\n", '{"gold": "2"}\n', "[1]\n"])
-def test_a_users_mistake_is_one_line(tmp_path, content):
-    cases = tmp_path / "cases.jsonl"
-    if content is not None:
-        cases.write_text(content)
-    for arguments in ([str(cases)], ["--gold", "1"], ["--text", "1"], [], ["--nonsense"], [str(tmp_path)]):
-        failed = command(*arguments)
-        assert failed.returncode == 2 and not failed.stdout, arguments
-        assert failed.stderr.startswith("verify.py: ") and failed.stderr.count("\n") == 1, arguments
-
-
-def test_help_has_one_line_a_flag():
-    shown = command("--help", env=os.environ | {"COLUMNS": "80"}).stdout.partition("positional arguments:")[2]
-    lines = [line for line in shown.splitlines() if line.startswith(" ")]
-    assert len(lines) == 4 and all(len(line.split()) > 2 for line in lines)
-    assert [line.split()[0] for line in lines] == ["cases", "-h,", "--gold", "--text"]
-
-
-def test_a_reader_that_has_enough_is_no_error(tmp_path):
-    cases = tmp_path / "cases.jsonl"
-    cases.write_text('{"gold": "2", "pred": "1+1"}\n' * 5000)
-    piped = subprocess.Popen(
-        [sys.executable, str(ROOT / "verify.py"), str(cases)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    piped.stdout.readline()
-    piped.stdout.close()
-    assert piped.stderr.read() == b"" and piped.wait(60) == 0
-    piped.stderr.close()
-
-
 # -------------------------------------------------------------------------------------------------------- hostile text
 BOMBS = [
     "__import__('os').system('touch verify_canary')", "open('verify_canary','w')", "(lambda: 42)()", "print(42)", "exit()", "9**9**9**9",
@@ -306,18 +238,16 @@ def test_a_verdict_on_a_megabyte_is_quick(unit):
 
 
 # --------------------------------------------------------------------------------------------------- the labelled data
-@needs(SHARED / "verify_cases" / "dev.jsonl")
-def test_accuracy_on_labelled_pairs():
-    cases = rows(SHARED / "verify_cases" / "dev.jsonl")
-    verdicts = [
-        reward(row["pred"], row["gold"]) == 1.0
-        if row["pred_kind"] == "output"
-        else is_equivalent(row["pred"], row["gold"])
-        for row in cases
-    ]
+@needs(SHARED / "verify_cases" / "dev2.jsonl")
+@pytest.mark.parametrize("name, least, most", [("dev.jsonl", 0.995, 0), ("dev2.jsonl", 0.97, 5)])
+def test_accuracy_on_labelled_pairs(name, least, most):
+    cases = rows(SHARED / "verify_cases" / name)
+    judges = {"output": lambda row: reward(row["pred"], row["gold"]) == 1.0}
+    bare = lambda row: is_equivalent(row["pred"], row["gold"])  # noqa: E731
+    verdicts = [judges.get(row["pred_kind"], bare)(row) for row in cases]
     right = sum(verdict == row["expected"] for verdict, row in zip(verdicts, cases))
     accepted = sum(verdict and not row["expected"] for verdict, row in zip(verdicts, cases))
-    assert right / len(cases) >= 0.985 and accepted <= 0.004 * sum(not row["expected"] for row in cases)
+    assert right / len(cases) >= least and accepted <= most
 
 
 @needs(SHARED / "verify_cases" / "hostile_dev.jsonl.gz")
@@ -343,7 +273,7 @@ def test_every_gold_answer_equals_itself():
     assert len(golds) > 5000 and not failed
 
 
-@pytest.mark.parametrize("lesson", [verify, extract, spelling, grammar, values])
+@pytest.mark.parametrize("lesson", [verify, compare, copying, extract, spelling, grammar, trees, units, values])
 def test_examples_in_the_documentation(lesson):
     outcome = doctest.testmod(lesson)
     assert outcome.attempted and outcome.failed == 0

@@ -1,5 +1,8 @@
 """The kinds of answers that public reports, and reading the rules with bad intent, found wrong: each with both verdicts."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from verify import is_equivalent, reward
@@ -81,6 +84,25 @@ def test_different(gold, prediction):
 def test_what_the_question_asks_for_may_be_left_off_but_not_added():
     for gold, bare in ((r"28\%", "28"), ("52_8", "52")):
         assert is_equivalent(bare, gold) and not is_equivalent(gold, bare)
+
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "VERIFIER.md"
+
+
+def promises():
+    """The examples of docs/VERIFIER.md: `a` and `b`, or `a` for the gold answer `b`."""
+    for row in PAGE.read_text(encoding="utf-8").splitlines():
+        for cell, verdict in zip(re.split(r"(?<!\\)\|", row)[2:4], (True, False)):
+            for left, word, right in re.findall(
+                r"`([^`]+)` (and|for the gold answer) `([^`]+)`", cell.replace("\\|", "|")
+            ):
+                yield pytest.param(left, right, verdict, word == "and", id=f"{left} {word} {right}")
+
+
+@pytest.mark.parametrize("left, right, verdict, both_ways", list(promises()))
+def test_the_page_of_rules_tells_the_truth(left, right, verdict, both_ways):
+    assert is_equivalent(left, right) is verdict
+    assert not both_ways or is_equivalent(right, left) is verdict
 
 
 REWARDED = [

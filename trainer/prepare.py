@@ -12,6 +12,7 @@ import sample
 import tasks
 import temperature_head
 import tokenizer
+from display import curves
 from engine import distributed
 from engine.memory import rows_at_once
 from files import weights
@@ -26,6 +27,7 @@ def prepare(c: config.Config) -> Run:
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
     if c.resume:
+        curves.read_json(folder / "before.json")  # the table at the end needs it
         checkpoint.check_same(folder, c.settings(), config.Config().settings())
     source = checkpoint.whole_checkpoints(folder)[-1] if c.resume else weights.find_folder(c.model)
     vocabulary = tokenizer.load(source)

@@ -1,0 +1,99 @@
+"""The study on real weights, run end to end on the embedded model, and its tables."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import sample
+from study import real, real_table
+
+
+def rows_of(policy: str, seeds: list[list[int]], samples: int = 8) -> list[dict]:
+    """One chunk a seed."""
+    shared = dict(chunk=0, samples=samples, tau=0.5, entropy=0.3, tokens=10, classes={"operand": [5.0, 10]})
+    return [dict(policy=policy, seed=seed, successes=counts, **shared) for seed, counts in enumerate(seeds)]
+
+
+def test_per_problem_takes_the_chunks_that_all_seeds_have():
+    rows = rows_of("a", [[0, 8], [4, 0]]) + [dict(rows_of("a", [[8, 8]])[0], chunk=1)]
+    assert real_table.per_problem(rows, "a", "Avg").tolist() == [[0.0, 1.0], [0.5, 0.0]]
+    assert real_table.per_problem(rows, "a", "Pass").tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert real_table.per_problem(rows, "b", "Avg").size == 0
+
+
+def test_the_best_setting_of_each_family_by_each_measure():
+    tuned = rows_of("a1", [[8, 0, 0, 0]]) + rows_of("a2", [[2, 2, 2, 1]]) + rows_of("b1", [[1, 1, 1, 1]])
+    assert real_table.best_of(tuned, {"a": ["a1", "a2"], "b": ["b1"]}) == ["a2", "a1", "b1"]
+
+
+def test_the_interval_of_a_difference():
+    """One seed: Student over problems.  Two: the seeds' variance is added."""
+    first, second = np.array([[1.0, 0.0, 1.0, 0.5]]), np.array([[0.0, 0.0, 0.5, 0.5]])
+    less = np.array([1.0, 0.0, 0.5, 0.0])
+    mean, low, high = real_table.difference(first, second)
+    assert mean == less.mean()
+    assert high - mean == pytest.approx(3.182446 * less.std(ddof=1) / 2, rel=1e-4)
+    wider = real_table.difference(first, second, 0.975)
+    assert wider[0] == mean and wider[1] < low and wider[2] > high
+    several = real_table.difference(np.concatenate((first, 1 - first)), np.concatenate((second, second)))
+    over_seeds = 12.7062 * np.std([2.5 / 4, 1.5 / 4], ddof=1) / np.sqrt(2)
+    averaged = 0.5 - second[0]
+    over_problems = 3.182446 * averaged.std(ddof=1) / 2
+    assert several[2] - several[0] == pytest.approx(np.hypot(over_seeds, over_problems), rel=1e-3)
+
+
+def test_the_primary_rival_has_at_least_the_heads_accuracy():
+    tested = (
+        rows_of("head, pass@8", [[2, 2, 2, 2]]) + rows_of("0.2", [[8, 8, 0, 0]]) + rows_of("1.0", [[1, 1, 1, 1]])
+    )  # 1.0 has the higher Pass@8 and the lower Avg@8
+    assert real_table.primary(tested)[0].startswith("head, pass@8, Pass@8 less that of 0.2: +50.0")
+
+
+def test_dealt_temperatures_are_those_of_the_completion():
+    mask = torch.tensor([[False, True, True, True], [False, True, False, False]])
+    taus = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.0, 0.7, 0.0, 0.0]])
+    empty = torch.zeros(2, 4)
+    rollout = sample.Rollout(empty.long(), torch.tensor([1, 1]), mask, taus, empty.bool(), *[empty] * 4, mask[:, 0])
+    dealt = real.Dealt(rollout, 7, torch.Generator().manual_seed(0))
+    for start in (0, 3):
+        assert sorted(dealt.table[0, start : start + 3].tolist()) == pytest.approx([0.1, 0.2, 0.3])
+    dealt.rows = torch.tensor([1, 0])
+    assert dealt.act(None, torch.zeros(2), step=4).temperature.tolist() == [pytest.approx(0.7), dealt.table[0, 4]]
+
+
+def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(real, "CHUNK", 3)
+    monkeypatch.setattr(real, "FIXED", ["0.3", "1.0"])
+    monkeypatch.setattr(real, "RULES", {"min-p": ["1.0+min_p=0.1", "1.0+min_p=0.3"]})
+    monkeypatch.setattr(real, "HEADS", {n: replace(s, prompts=2, samples=16) for n, s in real.HEADS.items()})
+    shared = ["--model", "models/modular", "--task", "modular", "--out", str(tmp_path), "--seeds", "1"]
+
+    def run(what: str, *flags: str) -> str:
+        monkeypatch.setattr("sys.argv", ["real.py", what, *shared, *flags])
+        real.main()
+        return capsys.readouterr().out
+
+    run("tune", "--problems", "5")
+    run("train", "--steps", "2")
+    run("test", "--problems", "5")
+    lines = (tmp_path / "test.jsonl").read_text()
+    of_policy = {row["policy"]: row for row in map(json.loads, lines.splitlines())}
+    assert {"head, mean", "head, mean, shuffled", "head, mean, its mean", "greedy", "1.0"} <= of_policy.keys()
+    assert all(len(row["successes"]) in (2, 3) for row in of_policy.values())
+    run("train", "--steps", "2")
+    run("test", "--problems", "5")
+    assert (tmp_path / "test.jsonl").read_text() == lines
+    printed = run("table")
+    assert "| head, mean, shuffled | 1 x 5 |" in printed and "head, pass@8, Pass@8 less that of" in printed
+
+
+def test_a_mistake_ends_in_one_line(monkeypatch, capsys):
+    for flags in (["tune"], ["tune", "--model", "nowhere"], ["tune", "--model", "models/modular", "--task", "wrods"]):
+        monkeypatch.setattr("sys.argv", ["real.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            real.main()
+        told = capsys.readouterr().err
+        assert ended.value.code == 2 and told.startswith("real.py: ") and told.count("\n") == 1
