@@ -253,7 +253,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
         assert (
             code == 1
             and last.startswith("train.py: no room for a checkpoint of")
-            and "step-000002, and --resume" in last
+            and "step-000002; continue from it by --resume" in last
         )
     assert code == 1 and calls and "Traceback" not in error
     assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000002"], "no half of one is left"
