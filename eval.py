@@ -48,12 +48,17 @@ class Evaluation:
     tokens: float  # per completion
     truncated: float  # share of completions
 
+    @property
+    def right(self) -> np.ndarray:
+        """(P,) the number of right samples.  With --reward, rewards of at least 1/2 are right."""
+        return (self.correct >= 0.5).sum(1)
+
     def summary(self) -> dict[str, float | list[float]]:
         """Avg@n, Pass@k for k = 2, 4, ... n, each with its interval under `name 95%`."""
         n = self.correct.shape[1]
         per_problem = {f"Avg@{n}": self.correct.mean(1)}
         for k in sorted(({2**i for i in range(1, n.bit_length()) if 2**i <= n} | {n}) - {1}):
-            per_problem[f"Pass@{k}"] = np.array([pass_at_k(n, int(c), k) for c in self.correct.sum(1)])
+            per_problem[f"Pass@{k}"] = np.array([pass_at_k(n, int(c), k) for c in self.right])
         result: dict[str, float | list[float]] = {"problems": len(self.correct), "samples": n}
         for name, values in per_problem.items():
             result[name] = float(values.mean())
@@ -229,7 +234,7 @@ def run(arguments) -> dict[str, dict]:
                 arguments.seed, arguments.rows, own_reward,
             )  # fmt: skip
             label = Path(benchmark).stem if stems.count(Path(benchmark).stem) == 1 else benchmark
-            successes = {"successes": evaluation.correct.sum(1).astype(int).tolist()}
+            successes = {"successes": evaluation.right.tolist()}
             results[f"{label}, {name}"] = evaluation.summary() | successes
     return results
 

@@ -23,6 +23,7 @@ from trainer.run import Run
 def prepare(c: config.Config) -> Run:
     """A run, fully checked and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
     checks.validate(c)
+    c.reward = c.reward and str(Path(c.reward).absolute())  # eval.py may run elsewhere
     c.template = tasks.read_template(c.template)  # store a file's text, so that the run's folder can be moved
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
