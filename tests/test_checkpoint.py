@@ -597,7 +597,7 @@ def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):
     shutil.copytree(unbroken, run)
     file = checkpoint.whole_checkpoints(run)[-1] / checkpoint.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tau_max": "hot"}))
-    with pytest.raises(ValueError, match="tau_max is 'hot' in its run.json, which is no float"):
+    with pytest.raises(ValueError, match="tau_max is 'hot' in its run.json; it must be of type float"):
         config.parse(["--out", str(run), "--resume"])
 
 

@@ -134,7 +134,9 @@ def test_batches_change_no_order_and_keep_to_the_rows(tiny, monkeypatch):
 
 def test_successes_belong_to_their_problems(tiny, monkeypatch):
     """Only the fifth problem is ever answered rightly."""
-    monkeypatch.setattr(tasks, "rewards", lambda problems, texts, finished, own=None: [float(p == PROBLEMS[4]) for p in problems])
+    monkeypatch.setattr(
+        tasks, "rewards", lambda problems, texts, finished, own=None: [float(p == PROBLEMS[4]) for p in problems]
+    )
     result = evaluation.evaluate(*tiny, baselines.Fixed(1.0), PROBLEMS, 3, 4, rows=6)
     assert result.correct.sum(1).tolist() == [3.0 * (i == 4) for i in range(12)]
 

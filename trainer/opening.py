@@ -1,4 +1,4 @@
-"""What a run says before its first step, and `--dry-run`: everything loaded and checked, one prompt timed, nothing kept."""
+"""What a run prints before its first step.  `--dry-run` loads and checks everything, times a step, and keeps nothing."""
 
 import time
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def announce(run) -> str:
-    """Model, problems, the first prompt and its gold answer, sizes, memory, files: what a user should see before waiting."""
+    """What a user should see before waiting: model, problems, first prompt and gold answer, sizes, memory, files."""
     c, (problem, ids) = run.c, run.training[0]
     size = sum(parameter.numel() for parameter in run.transformer.parameters())
     of_head = sum(parameter.numel() for parameter in run.policy.parameters()) if run.policy.learns else 0
@@ -26,7 +26,7 @@ def announce(run) -> str:
         f"its gold answer: {visible(problem.answer)}",
         f"a step: {c.prompts_per_step} problems x {c.samples_per_prompt} samples of at most {run.max_new_tokens} tokens, "
         f"{rows} at a time",
-        f"memory: {update / GIB:.1f} GiB in the update and {cache / GIB:.1f} GiB of keys and values in a rollout, and more for "
+        f"memory: {update / GIB:.1f} GiB in the update, {cache / GIB:.1f} GiB of keys and values in a rollout, and more for "
         f"activations; {free_bytes(run.transformer.device) / GIB:.1f} GiB are free",
         f"evaluation before and after: {before:,} completions of {len(run.held_out):,} problems each (--final-problems, "
         f"--eval-samples)",
@@ -36,10 +36,10 @@ def announce(run) -> str:
 
 
 def rehearse(run) -> None:
-    """Time one prompt, or the whole step if that takes a minute at most; say what the run takes, and keep nothing."""
+    """Print how long the run takes, by one prompt, or by a whole step if that takes less than a minute.  Keep nothing."""
     c = run.c
     print(announce(run))
-    one = timed(run, 1)
+    one = timed(run, 1)  # the first call also warms up, so time a second one
     scale, of_rollout, of_update = c.prompts_per_step, *timed(run, 1)
     if scale * sum(one) < 60:
         scale, of_rollout, of_update = 1, *timed(run, c.prompts_per_step)
@@ -54,14 +54,14 @@ def rehearse(run) -> None:
 
 
 def timed(run, prompts: int) -> tuple[float, float]:
-    """Seconds of a rollout of so many prompts, and of a token step on it."""
+    """Seconds for a rollout of so many prompts, and for a token step on it."""
     started = time.perf_counter()
     _, asked, generator = run.ask(0)
     run.policy.begin_step(0, generator)
     rollout = run.sample(asked[:prompts], generator, keep_reads=True)
     run.policy.end_step()
     sampled = time.perf_counter()
-    advantage = rollout.finished.float() - 0.5  # any that is not zero
+    advantage = rollout.finished.float() - 0.5  # any values other than 0
     settings = run.token_settings, run.reference, run.gradient
     rl.token_step(run.transformer, run.optimizers["token"], rollout, advantage, *settings)
     return sampled - started, time.perf_counter() - sampled
