@@ -47,7 +47,7 @@ class Config:
     system: str = option("", "asking", "the system turn of a chat; default: that of the model's chat template")
     instruction: str = option(tasks.INSTRUCTION, "asking", "text after the problem, in plain and chat")
     stop: str = option("", "asking", "a text that ends a completion, such as \\n")
-    reward: str = option("", "asking", "your own reward, file.py:function of (text, problem, answer) in [0, 1]; default: verify.py")
+    reward: str = option("", "asking", "your own reward, file.py:function of (text, problem, answer) in [0, 1]; none: the task's, or verify.py")
     max_new_tokens: int = option(0, "asking", "longest completion; a truncated one earns 0; 0: what a generated task needs, else 1024")
     max_prompt_tokens: int = option(512, "asking", "problems with longer prompts are left out")
 

@@ -162,7 +162,7 @@ def main() -> None:
     flag("--system", default=None, help="the system turn of a chat")
     flag("--instruction", default=None, help="text after the problem, in plain and chat")
     flag("--stop", default=None, help="a text that ends a completion, such as \\n")
-    flag("--reward", default="", help="your own reward, file.py:function")
+    flag("--reward", default="", help="your own reward, file.py:function; none: that of the run for its own problems, the task\'s for others")
     flag("--rows", type=int, default=0, help="completions sampled at a time, at least --samples; 0: as many as fit half of the free memory")  # fmt: skip
     flag("--seed", type=int, default=0, help="fixes every draw")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -216,7 +216,8 @@ def run(arguments) -> dict[str, dict]:
     ran = weights.trained_with(folder)
     asked_how = {name: getattr(arguments, name) for name in ("template", "system", "instruction", "stop")}
     prompt = tasks.trained_prompt(ran, **asked_how)
-    own_reward = tasks.load_reward(named) if (named := arguments.reward or ran.get("reward", "")) else None
+    of_run = "" if arguments.benchmark else ran.get("reward", "")  # other benchmarks have answers of their own
+    own_reward = tasks.load_reward(arguments.reward or of_run) if arguments.reward or of_run else None
     asked = arguments.benchmark or [own_benchmark(folder, ran)]
     benchmarks = {name: load(name, arguments.problems, arguments.seed) for name in asked}
     names = arguments.policy or [baselines.name_of(folder), "greedy"]

@@ -35,7 +35,7 @@ LOGITS = {"cpu": 2**26, "cuda": 2**28}
 # ---- advantages ---------------------------------------------------------------------------------------------------
 
 
-# For another advantage write a line here, of (R - mean, R) (P, G) each.  Flags, checks and help read these names.
+# Add another advantage here: a function of R - mean and R, both (P, G).  Flags, checks and help read these names.
 ADVANTAGES = {
     "grpo": lambda centred, rewards: centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6),  # arXiv 2402.03300
     "dr_grpo": lambda centred, rewards: centred,  # arXiv 2503.20783

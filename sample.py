@@ -223,6 +223,8 @@ def main() -> None:
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
     arguments = parser.parse_args()
     try:
+        if not arguments.prompt.strip():
+            raise ValueError("--prompt is empty")
         device = model.choose_device(arguments.device)
         folder = weights.find_folder(arguments.model)
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)

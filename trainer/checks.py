@@ -68,7 +68,7 @@ def of_values(c: config.Config) -> list[str]:
     if c.token_weight not in ("even", "tau"):
         wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
     for objective in (c.token_kind, c.temperature_kind):
-        if objective not in rl.ADVANTAGES:
+        if objective not in (*rl.ADVANTAGES, c.advantage):
             wrong += complaint(rl.parse_pass_at_k, objective, c.samples_per_prompt)
         if objective == f"pass@{c.samples_per_prompt}":  # there is one subset, so reward = mean
             wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")

@@ -7,7 +7,12 @@ from display.progress import duration
 from display.terminal import visible
 from engine.memory import bytes_per_row, free_bytes
 
-GIB = 2**30
+def size_of(count: int) -> str:
+    """
+    >>> size_of(7_500_000), size_of(3 * 2**30)
+    ('7 MiB', '3.0 GiB')
+    """
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def announce(run) -> str:
@@ -26,10 +31,9 @@ def announce(run) -> str:
         f"its gold answer: {visible(problem.answer)}",
         f"a step: {c.prompts_per_step} problems x {c.samples_per_prompt} samples of at most {run.max_new_tokens} tokens, "
         f"{rows} at a time",
-        f"memory: {update / GIB:.1f} GiB in the update, {cache / GIB:.1f} GiB of keys and values in a rollout, and more for "
-        f"activations; {free_bytes(run.transformer.device) / GIB:.1f} GiB are free",
-        f"evaluation before and after: {before:,} completions of {len(run.held_out):,} problems each (--final-problems, "
-        f"--eval-samples)",
+        f"memory: {size_of(update)} in the update, {size_of(cache)} of keys and values in a rollout, and more for "
+        f"activations; {size_of(free_bytes(run.transformer.device))} are free",
+        f"evaluation before and after training: {len(run.held_out):,} problems (--final-problems), {before:,} completions each time",
         f"files: {c.out}",
     ]
     return "\n".join(lines)
@@ -56,10 +60,11 @@ def rehearse(run) -> None:
 def timed(run, prompts: int) -> tuple[float, float]:
     """Seconds for a rollout of so many prompts, and for a token step on it."""
     started = time.perf_counter()
-    _, asked, generator = run.ask(0)
+    problems, asked, generator = run.ask(0)
     run.policy.begin_step(0, generator)
     rollout = run.sample(asked[:prompts], generator, keep_reads=True)
     run.policy.end_step()
+    run.verdicts([p for p in problems[:prompts] for _ in range(run.c.samples_per_prompt)], rollout)
     sampled = time.perf_counter()
     advantage = rollout.finished.float() - 0.5  # any values other than 0
     settings = run.token_settings, run.reference, run.gradient

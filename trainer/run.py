@@ -69,6 +69,8 @@ class Run:
     def begin(self) -> None:
         if self.is_first:
             print(opening.announce(self), flush=True)
+            if self.first_step >= self.c.steps:
+                print(f"all {self.c.steps} steps are done; only the evaluation after training runs again")
         self.logs = log.Log(self.folder, self.vocabulary, self.first_step) if self.is_first else None
         if self.is_first and not self.c.resume:
             self.logs.write("before.json", self.evaluate_all())
