@@ -162,7 +162,11 @@ def main() -> None:
     flag("--system", default=None, help="the system turn of a chat")
     flag("--instruction", default=None, help="text after the problem, in plain and chat")
     flag("--stop", default=None, help="a text that ends a completion, such as \\n")
-    flag("--reward", default="", help="your own reward, file.py:function; none: that of the run for its own problems, the task\'s for others")
+    flag(
+        "--reward",
+        default="",
+        help="your own reward, file.py:function; none: that of the run for its own problems, the task's for others",
+    )
     flag("--rows", type=int, default=0, help="completions sampled at a time, at least --samples; 0: as many as fit half of the free memory")  # fmt: skip
     flag("--seed", type=int, default=0, help="fixes every draw")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -45,7 +45,11 @@ class SameDraws(sample.PlainEngine):
 def test_the_engines_draw_the_same_rollout(family, policy):
     transformer = transformer_of(family)
     torch.manual_seed(1)
-    learned = {"head": TemperatureHead, "inner": functools.partial(TemperatureHead, layer=2), "entropy-only": baselines.EntropyHead}
+    learned = {
+        "head": TemperatureHead,
+        "inner": functools.partial(TemperatureHead, layer=2),
+        "entropy-only": baselines.EntropyHead,
+    }
     policy = learned[policy](32) if policy in learned else baselines.make(policy)
     if isinstance(policy, torch.nn.Module):
         with torch.no_grad():

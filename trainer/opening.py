@@ -7,6 +7,7 @@ from display.progress import duration
 from display.terminal import visible
 from engine.memory import bytes_per_row, free_bytes
 
+
 def size_of(count: int) -> str:
     """
     >>> size_of(7_500_000), size_of(3 * 2**30)
