@@ -39,6 +39,7 @@ class Rollout:
     entropies: Tensor  # (B, T) H_t in nats, at tau = 1 and after a cut: the model's own uncertainty
     finished: Tensor  # (B,) bool: an end-of-text token was drawn; False: truncated
     margins: Tensor | None = None  # (B, T) with a cut: tokens this far below the largest logit are removed
+    rest: Tensor | None = None  # (B, T) 1 - z_t, exact near z = 1
     reads: Tensor | None = None  # (B, T, d) what the policy read, usually h_t, the output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
@@ -191,6 +192,7 @@ def assemble(prompts: list[list[int]], samples: int, longest: int, drawn: list[t
         entropies=place(entropies),
         finished=place(ends).any(1),
         margins=place(margins),
+        rest=place([1 - action.z if action.rest is None else action.rest for action in actions]),
         reads=None if read is None else read.cpu(),  # larger than all other fields together, and read only once
     )
 

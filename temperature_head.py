@@ -39,13 +39,14 @@ class Action(NamedTuple):
     gate: Tensor | None = None  # u_c, and the Beta's parameters a and b
     alpha: Tensor | None = None
     beta: Tensor | None = None
+    rest: Tensor | None = None  # 1 - z, exact also where float32 rounds z to 1; None: computed from z
 
     @property
     def log_prob(self) -> Tensor:
         """log pi_phi(tau_t | h_t, tau_{t-1}); 0 for a policy that does not sample."""
         if self.gate is None:
             return torch.zeros_like(self.temperature)
-        return mixed_log_prob(self.gate, self.alpha, self.beta, self.changed, self.z)
+        return mixed_log_prob(self.gate, self.alpha, self.beta, self.changed, self.z, self.rest)
 
 
 class Policy:
@@ -92,11 +93,7 @@ class TemperatureHead(nn.Module, Policy):
         eps: float = 0.1,
     ):
         """At the start every hidden state gives nearly the same distribution, and nothing is saturated.  The gate opens with
-        probability `gate_initial`.  The Beta has its mean at `tau_initial`, and a + b = `concentration`.
-
-        With a parameter below 1 the Beta's density has a pole at that end.  `eps` limits the probability of a z that float32 cannot
-        tell from the end, which `inside` moves: with Beta(5, 0.1) it is a quarter, at the hot end.
-        """
+        probability `gate_initial`.  The Beta has its mean at `tau_initial`, and a + b = `concentration`."""
         super().__init__()
         if not 0 < tau_min < tau_max:
             raise ValueError(f"the temperature range must be 0 < tau_min < tau_max, and is [{tau_min}, {tau_max}]")
@@ -131,13 +128,13 @@ class TemperatureHead(nn.Module, Policy):
         # A Beta draw is Ga / (Ga + Gb); torch.distributions would do the same slower, and takes no generator.
         ga, gb = (torch._standard_gamma(shape, generator=generator) for shape in (alpha, beta))
         changed = uniform < torch.sigmoid(gate)  # c_t
-        z = inside(ga / (ga + gb).clamp_min(1e-30))  # z_t
+        z, rest = (inside(part / (ga + gb).clamp_min(1e-30)) for part in (ga, gb))  # z_t and 1 - z_t
         tau = torch.where(changed, self.tau_min + z * (self.tau_max - self.tau_min), tau_previous)  # tau_t
-        return Action(tau, changed, z, gate, alpha, beta)
+        return Action(tau, changed, z, gate, alpha, beta, rest)
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         """log pi_phi of stored actions, hidden (..., d_model) -> (...); differentiable in phi only."""
-        return mixed_log_prob(*self(hidden), action.changed, action.z)
+        return mixed_log_prob(*self(hidden), action.changed, action.z, action.rest)
 
     def entropy(self, hidden: Tensor) -> Tensor:
         """Entropy of the mixed action, H(Bernoulli) + P(c = 1) H(Beta): hidden (..., d_model) -> (...), in nats."""
@@ -168,9 +165,7 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
     """Read the policy that `save` wrote.  `kinds` maps a kind to its class; None: the head only.  FileNotFoundError: no file."""
     file, kinds = Path(folder) / FILE, kinds or {"own": TemperatureHead}
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: missing; this model has no temperature policy of its own; use a fixed one, --policy 0.7"
-        )
+        raise FileNotFoundError(f"{file}: missing; no temperature policy of its own; use --policy 0.7")
     try:
         with safe_open(file, framework="pt") as opened:
             settings = json.loads(opened.metadata()["settings"])
@@ -186,7 +181,7 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
 
 def inside(z: Tensor) -> Tensor:
     """Move z off 0 and 1, where a Beta's density can be 0 or infinite, by the least that float32 resolves."""
-    return z.clamp(1e-30, 1 - 6e-8)
+    return z.clamp(1e-37, 1 - 6e-8)
 
 
 def log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
@@ -194,7 +189,7 @@ def log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
     return torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
 
 
-def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z: Tensor) -> Tensor:
+def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z: Tensor, rest=None) -> Tensor:
     """log P(c) + c log p(z), the density of the mixed discrete-continuous action.
 
     >>> two = torch.tensor(2.0)  # Beta(2, 2) has density 1.5 at 0.5; a gate logit of 0 has probability 1/2
@@ -202,13 +197,14 @@ def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z
     0.75
     """
     log_gate = F.logsigmoid(torch.where(changed, gate, -gate))
-    return log_gate + torch.where(changed, beta_log_prob(alpha, beta, z), 0.0)
+    return log_gate + torch.where(changed, beta_log_prob(alpha, beta, z, rest), 0.0)
 
 
-def beta_log_prob(alpha: Tensor, beta: Tensor, z: Tensor) -> Tensor:
-    """log p(z) of Beta(alpha, beta)."""
+def beta_log_prob(alpha: Tensor, beta: Tensor, z: Tensor, rest: Tensor | None = None) -> Tensor:
+    """log p(z) of Beta(alpha, beta).  `rest` is 1 - z: without it the score is biased at the hot end."""
     z = inside(z)
-    return (alpha - 1) * torch.log(z) + (beta - 1) * torch.log1p(-z) - log_beta(alpha, beta)
+    log_rest = torch.log1p(-z) if rest is None else torch.log(inside(rest))
+    return (alpha - 1) * torch.log(z) + (beta - 1) * log_rest - log_beta(alpha, beta)
 
 
 # ---- variants of the head: ablations ----------------------------------------------------------------------------------
@@ -233,12 +229,10 @@ class SequenceHead(TemperatureHead):
 
     def log_prob(self, hidden: Tensor, action: Action) -> Tensor:
         _, alpha, beta = self(hidden)
-        return torch.where(action.changed, beta_log_prob(alpha, beta, action.z), 0.0)
+        return torch.where(action.changed, beta_log_prob(alpha, beta, action.z, action.rest), 0.0)
 
     def entropy(self, hidden: Tensor) -> Tensor:
-        raise ValueError(
-            "--temperature-entropy needs a temperature for each token; --policy sequence has one per completion"
-        )
+        raise ValueError("--temperature-entropy needs one temperature per token, not --policy sequence")
 
 
 class NoGateHead(TemperatureHead):

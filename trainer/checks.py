@@ -123,7 +123,7 @@ def without_effect(c: config.Config) -> list[str]:
     idle: dict[str, str] = {}
     if c.schedule == "temperature":
         idle |= dict.fromkeys(OF_TOKENS, "--schedule temperature")
-    if c.schedule == "tokens":
+    if c.schedule == "tokens" and not c.temperature_first:
         idle |= dict.fromkeys(
             (*OF_TEMPERATURE, "temperature_lr", "temperature_epochs", "temperature_entropy"), "--schedule tokens"
         )
