@@ -39,7 +39,7 @@ class Action(NamedTuple):
     gate: Tensor | None = None  # u_c, and the Beta's parameters a and b
     alpha: Tensor | None = None
     beta: Tensor | None = None
-    rest: Tensor | None = None  # 1 - z, exact where z is so close to 1 that float32 cannot tell; None: 1 - z will do
+    rest: Tensor | None = None  # 1 - z, exact also where float32 rounds z to 1; None: computed from z
 
     @property
     def log_prob(self) -> Tensor:
@@ -91,19 +91,16 @@ class TemperatureHead(nn.Module, Policy):
         gate_initial: float = 0.5,
         concentration: float = 4.0,
         eps: float = 0.1,
-        layer: int | None = None,
     ):
         """At the start every hidden state gives nearly the same distribution, and nothing is saturated.  The gate opens with
-        probability `gate_initial`.  The Beta has its mean at `tau_initial`, and a + b = `concentration`.
-        """
+        probability `gate_initial`.  The Beta has its mean at `tau_initial`, and a + b = `concentration`."""
         super().__init__()
         if not 0 < tau_min < tau_max:
             raise ValueError(f"the temperature range must be 0 < tau_min < tau_max, and is [{tau_min}, {tau_max}]")
         self.settings = dict(
             d_model=d_model, tau_min=tau_min, tau_max=tau_max, tau_initial=tau_initial, gate_initial=gate_initial,
-            concentration=concentration, eps=eps, layer=layer,
+            concentration=concentration, eps=eps,
         )  # fmt: skip
-        self.layer = layer  # of the hidden states that it reads
         self.tau_min, self.tau_max, self.eps = tau_min, tau_max, eps
         self.tau_initial = min(max(tau_initial, tau_min), tau_max)  # tau_0
         self.w1 = nn.Linear(d_model, d_model // 2)
@@ -168,9 +165,7 @@ def load(folder: str | Path, device="cpu", kinds: dict[str, type] | None = None)
     """Read the policy that `save` wrote.  `kinds` maps a kind to its class; None: the head only.  FileNotFoundError: no file."""
     file, kinds = Path(folder) / FILE, kinds or {"own": TemperatureHead}
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: missing; this model has no temperature policy of its own; use a fixed one, --policy 0.7"
-        )
+        raise FileNotFoundError(f"{file}: missing; no temperature policy of its own; use --policy 0.7")
     try:
         with safe_open(file, framework="pt") as opened:
             settings = json.loads(opened.metadata()["settings"])
@@ -206,7 +201,7 @@ def mixed_log_prob(gate: Tensor, alpha: Tensor, beta: Tensor, changed: Tensor, z
 
 
 def beta_log_prob(alpha: Tensor, beta: Tensor, z: Tensor, rest: Tensor | None = None) -> Tensor:
-    """log p(z) of Beta(alpha, beta).  `rest` is 1 - z: near the hot end the score would be biased without it."""
+    """log p(z) of Beta(alpha, beta).  `rest` is 1 - z: without it the score is biased at the hot end."""
     z = inside(z)
     log_rest = torch.log1p(-z) if rest is None else torch.log(inside(rest))
     return (alpha - 1) * torch.log(z) + (beta - 1) * log_rest - log_beta(alpha, beta)
@@ -237,9 +232,7 @@ class SequenceHead(TemperatureHead):
         return torch.where(action.changed, beta_log_prob(alpha, beta, action.z, action.rest), 0.0)
 
     def entropy(self, hidden: Tensor) -> Tensor:
-        raise ValueError(
-            "--temperature-entropy needs a temperature for each token; --policy sequence has one per completion"
-        )
+        raise ValueError("--temperature-entropy needs one temperature per token, not --policy sequence")
 
 
 class NoGateHead(TemperatureHead):

@@ -42,7 +42,7 @@ def test_a_model_of_any_width():
     "words, said",
     [
         (["--width", "100"], "--width 100 is not a multiple of 24"),
-        (["--layers", "0"], "--layers are at least 1"),
+        (["--layers", "0"], "--layers must be at least 1"),
         (["--task", "gsm8k"], "--task 'gsm8k' is none of: countdown, countdown:2 to countdown:5, modular"),
         (["--device", "abacus"], "--device: device 'abacus' does not exist on this machine"),
     ],
