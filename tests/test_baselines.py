@@ -24,7 +24,7 @@ def temperatures(policy, *, logits=None, step=0, rows=3) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
     action = policy.act(None, torch.full((len(logits),), 0.4), logits=logits, step=step, generator=generator)
-    assert all(field.shape == (len(logits),) for field in action[:3]) and action[3:] == (None,) * 3
+    assert all(field.shape == (len(logits),) for field in action[:3]) and action[3:] == (None,) * 4
     assert action.temperature.dtype == torch.float32 and action.changed.dtype == torch.bool
     assert not action.log_prob.any(), "nothing is sampled, so nothing has a probability"
     assert torch.equal(generator.get_state(), state)
