@@ -91,6 +91,7 @@ class TemperatureHead(nn.Module, Policy):
         gate_initial: float = 0.5,
         concentration: float = 4.0,
         eps: float = 0.1,
+        layer: int | None = None,
     ):
         """At the start every hidden state gives nearly the same distribution, and nothing is saturated.  The gate opens with
         probability `gate_initial`.  The Beta has its mean at `tau_initial`, and a + b = `concentration`."""
@@ -99,8 +100,9 @@ class TemperatureHead(nn.Module, Policy):
             raise ValueError(f"the temperature range must be 0 < tau_min < tau_max, and is [{tau_min}, {tau_max}]")
         self.settings = dict(
             d_model=d_model, tau_min=tau_min, tau_max=tau_max, tau_initial=tau_initial, gate_initial=gate_initial,
-            concentration=concentration, eps=eps,
+            concentration=concentration, eps=eps, layer=layer,
         )  # fmt: skip
+        self.layer = layer  # of the hidden states that it reads
         self.tau_min, self.tau_max, self.eps = tau_min, tau_max, eps
         self.tau_initial = min(max(tau_initial, tau_min), tau_max)  # tau_0
         self.w1 = nn.Linear(d_model, d_model // 2)
