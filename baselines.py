@@ -270,10 +270,8 @@ def make(name: str = "", folder: str | Path = "", device="cpu"):
         if kind not in ("own", policy.kind):
             raise ValueError(f"{folder} contains the temperature policy {policy.kind}, not {kind}")
         if "d_model" in policy.settings and (file := Path(folder) / "config.json").is_file():
-            of_model, of_head = (
-                weights.read_config(weights.read_json(file), str(file))["d_model"],
-                policy.settings["d_model"],
-            )
+            of_model = weights.read_config(weights.read_json(file), str(file))["d_model"]
+            of_head = policy.settings["d_model"]
             if of_model != of_head:
                 raise ValueError(
                     f"{Path(folder) / temperature_head.FILE}: made for hidden states of size {of_head}, but this "

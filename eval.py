@@ -63,12 +63,8 @@ class Evaluation:
         for name, values in per_problem.items():
             result[name] = float(values.mean())
             result[f"{name} 95%"] = list(of_problems(values))
-        return result | {
-            "temperature": self.temperature,
-            "entropy": self.entropy,
-            "tokens": self.tokens,
-            "truncated": self.truncated,
-        }
+        means = "temperature", "entropy", "tokens", "truncated"
+        return result | {name: getattr(self, name) for name in means}
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -81,17 +77,9 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def evaluate(
-    transformer,
-    vocabulary,
-    policy,
-    problems,
-    samples: int,
-    max_new_tokens: int,
-    prompt="auto",
-    seed=0,
-    rows=0,
+    transformer, vocabulary, policy, problems, samples: int, max_new_tokens: int, prompt="auto", seed=0, rows=0,
     own_reward=None,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Sample every problem `samples` times and check the answers.  A greedy policy samples once, as all its samples are equal.
 
     `rows` completions are sampled at a time; 0: as many as fit (engine.memory.rows_at_once).  The seed fixes every draw.
@@ -116,13 +104,8 @@ def evaluate(
         of_tokens = [rollout.mask, rollout.temperatures, rollout.entropies]
         sums += [*(float(field.sum()) for field in of_tokens), float((~rollout.finished).sum()), len(texts)]
     tokens, temperature, entropy, truncated, count = sums
-    return Evaluation(
-        np.array(correct).reshape(len(problems), samples),
-        temperature / tokens,
-        entropy / tokens,
-        tokens / count,
-        truncated / count,
-    )
+    correct = np.array(correct).reshape(len(problems), samples)
+    return Evaluation(correct, temperature / tokens, entropy / tokens, tokens / count, truncated / count)
 
 
 def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:

@@ -18,14 +18,8 @@ LEAST = dict(
 )  # fmt: skip
 OF_TOKENS = ("token_objective", "token_lr", "token_epochs", "token_entropy", "token_weight", "kl")
 OF_HEAD = (
-    "tau_min",
-    "tau_max",
-    "tau_initial",
-    "concentration",
-    "temperature_lr",
-    "temperature_epochs",
-    "temperature_entropy",
-)
+    "tau_min", "tau_max", "tau_initial", "concentration", "temperature_lr", "temperature_epochs", "temperature_entropy",
+)  # fmt: skip
 OF_TEMPERATURE = ("temperature_objective", "temperature_first")
 
 

@@ -85,12 +85,7 @@ def load_policies(c: config.Config, source: Path):
     if (source / temperature_head.FILE).is_file():
         policy = baselines.make(c.policy, source, c.device)
         kind, settings, _ = baselines.parse(c.policy)
-        asked: dict = settings | {
-            "kind": kind,
-            "tau_min": c.tau_min,
-            "tau_max": c.tau_max,
-            "tau_initial": c.tau_initial,
-        }
+        asked: dict = settings | dict(kind=kind, tau_min=c.tau_min, tau_max=c.tau_max, tau_initial=c.tau_initial)
         holds: dict = {"kind": policy.kind} | policy.settings
         if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
             raise ValueError(
