@@ -468,7 +468,7 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(prompts_per_step=0), "--prompts-per-step is 0 and must be at least 1"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(max_prompt_tokens=2), "whose prompts have more than 2 tokens"),
-        (dict(task="chess"), "'chess' is none of: countdown, modular, gsm8k"),
+        (dict(task="chess"), "'chess' is none of: countdown, modular, words, gsm8k"),
         (dict(task="countdown:99"), "2 to 6 numbers"),
         (dict(task="absent.jsonl"), "absent.jsonl: no such file"),
         (dict(task="BAD.jsonl"), "BAD.jsonl, line 2: not JSON"),
@@ -545,7 +545,7 @@ def test_all_mistakes_are_said_at_once(here, tmp_path):
     "flags, said",
     [
         (dict(model="./absent"), "absent: no such folder"),
-        (dict(benchmark="chess"), "'chess' is none of: countdown, modular, gsm8k"),
+        (dict(benchmark="chess"), "'chess' is none of: countdown, modular, words, gsm8k"),
         (dict(benchmark="absent.jsonl"), "absent.jsonl: no such file"),
         (dict(policy="own"), "no temperature policy of its own"),
         (dict(policy="warm"), "'warm' is none of"),
@@ -639,7 +639,7 @@ def test_a_run_is_evaluated_as_it_was_trained(policy, named, base, here, tmp_pat
         (dict(max_new_tokens=-1), "at least one new token"),
         (dict(max_new_tokens=500), "context of 96"),
         (dict(template="poem"), "template 'poem' is none of"),
-        (dict(prompt="", template="raw"), "at least one token"),
+        (dict(prompt="", template="raw"), "--prompt is empty"),
         pytest.param(
             dict(device="cuda"), "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
         ),
