@@ -1,8 +1,8 @@
-"""Every temperature policy beside the head, and which name means which.  Each has the head's interface (temperature_head.Policy).
+"""Every temperature policy other than the head, and their names.  All have the interface temperature_head.Policy.
 
     NAME                          own, sequence, no-gate, entropy-only, tampo (learned); greedy, 0.7 (fixed); ead, edt, mixture (rules)
     NAME:setting=number,...       edt:base=0.8,theta=0.2
-    ...+min_p=0.1  +top_p=0.9     the same, and unlikely tokens are removed (token_policy.cut)
+    NAME+min_p=0.1  +top_p=0.9    the same policy, with unlikely tokens removed (token_policy.cut)
 
     fixed      tau_t = T;  T = 0 is greedy
     EAD        tau_t = max(1 + tau_max - exp(t / d_s), tau_min), tau = 1 for the first c tokens       arXiv 2510.05251
@@ -11,7 +11,7 @@
     TAMPO      one temperature a training step, drawn from a categorical that learns                  arXiv 2602.11779
     sequence, no-gate, entropy-only: variants of the head (temperature_head.py)
 
-To try an idea of your own, write such a class here, whose fields are its settings, and add it to `RULES` or, if it learns, to
+To try your own rule, write a dataclass here, whose fields are its settings, and add it to `RULES`.  A policy that learns goes into
 `LEARNED`.
 """
 
@@ -41,7 +41,7 @@ class Fixed(Policy):
 
     def __post_init__(self):
         if not 0 <= self.temperature <= 1e6:
-            raise ValueError(f"a temperature is from 0 (greedy) to a million, and this one is {self.temperature}")
+            raise ValueError(f"the temperature is {self.temperature}; it must be from 0 (greedy) to 1,000,000")
         self.tau_initial = self.temperature
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
@@ -52,8 +52,8 @@ class Fixed(Policy):
 class EAD(Policy):
     """Explore early, exploit late: the temperature falls with the position t in the completion.
 
-    d_s = min(d_0 + 5 s, 40000) at training step s, in code units of 20 tokens, as in the paper's code (`growth` is the 5).  That code samples
-    with exp(t / (20 d)) and corrects with exp(t / d); here the stored tau serves both.
+    d_s = min(d_0 + growth * s, 40000) at training step s, with growth = 5.  As in the paper's code its unit is 20 tokens.  That code
+    samples with exp(t / (20 d)) and corrects with exp(t / d).  Here one stored tau serves both.
     """
 
     tau_min: float = 0.1
@@ -77,9 +77,9 @@ class EAD(Policy):
 
 @dataclass
 class EDT(Policy):
-    """Entropy-based dynamic temperature: certain steps are sampled cold, open ones up to T_0.
+    """Entropy-based dynamic temperature: low where the model is certain, up to T_0 where it is not.
 
-    As H_t -> 0 the formula goes to 0 without dividing by zero, and is clamped to the range.
+    H_t is clamped above 0, and tau_t to the range.
     """
 
     base: float = 1.0  # T_0
@@ -95,9 +95,9 @@ class EDT(Policy):
 
 @dataclass
 class Mixture(Policy):
-    """Every other sample of a prompt is drawn at `low`, the others at `high`: what needs no policy and no learning.
+    """Half of a prompt's samples at `low` and half at `high`, in turn: a baseline without a policy or learning.
 
-    Between two fixed temperatures lies a line in the plane of Avg@k and Pass@k; a mixture lies on it or above.
+    In the plane of Avg@k and Pass@k a mixture lies on the line between its two fixed temperatures, or above it.
     """
 
     low: float = 0.3
@@ -105,21 +105,22 @@ class Mixture(Policy):
     tau_initial: float = 1.0
 
     def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None) -> Action:
-        if step:  # the rows that have ended are gone, so a row's number says nothing: each keeps what it began with
+        if step:  # finished rows are gone, so row numbers have changed: each row keeps its first temperature
             return chosen(tau_previous, tau_previous)
         odd = torch.arange(len(tau_previous), device=tau_previous.device) % 2 == 1
         return chosen(torch.where(odd, self.high, self.low).to(tau_previous.dtype), tau_previous)
 
 
 class TAMPO(torch.nn.Module, Policy):
-    """A temperature for each training step, from a categorical over candidates that learns which of them pays.
+    """One temperature for each training step, drawn from a categorical over candidates T_k.
 
-    How well would candidate T_k have explained the completion i?  l_ik = mean_t log pi_theta(y_t | h_t, T_k), normalised
-    across the candidates: w_ik = softmax_k(l_ik).  It is credited with its share of the advantages, A_k = mean_i w_ik A_i;
-    `scores`, an exponential moving average of the A_k, are the logits of the categorical (over `sharpness`).
+    l_ik = mean_t log pi_theta(y_t | h_t, T_k)     how likely completion i is at candidate k
+    w_ik = softmax_k(l_ik)                         its share
+    A_k  = mean_i w_ik A_i                         the candidate's advantage
+    scores <- momentum scores + (1 - momentum) A   the categorical's logits are scores / sharpness
 
-    While a step is sampled, it is what `begin_step` drew; otherwise, as in evaluations, the categorical's mean.
-    Our reading of the paper's text, which leaves `sharpness` and the average's weight open.
+    A training step's rollout uses the temperature that `begin_step` drew.  Evaluations use the categorical's mean.
+    This is our reading of the paper's text, which does not give `sharpness` and `momentum`.
     """
 
     kind = "tampo"
@@ -130,9 +131,9 @@ class TAMPO(torch.nn.Module, Policy):
         super().__init__()
         self.settings = self.SETTINGS | settings
         if not 1 <= self.settings["candidates"] <= 1000:
-            raise ValueError(f"TAMPO has 1 to 1,000 candidates, and not {self.settings['candidates']:g}")
+            raise ValueError(f"TAMPO's candidates is {self.settings['candidates']:g}; it must be from 1 to 1,000")
         if not 0 <= self.settings["momentum"] < 1:
-            raise ValueError(f"TAMPO's momentum is from 0 to below 1, and not {self.settings['momentum']:g}")
+            raise ValueError(f"TAMPO's momentum is {self.settings['momentum']:g}; it must be at least 0 and below 1")
         candidates = torch.linspace(self.settings["lowest"], self.settings["highest"], int(self.settings["candidates"]))
         self.register_buffer("candidates", candidates)  # T_k (K,)
         self.register_buffer("scores", torch.zeros_like(candidates))  # (K,)
@@ -140,7 +141,7 @@ class TAMPO(torch.nn.Module, Policy):
         self.tau_initial = 1.0
 
     def probabilities(self) -> Tensor:
-        """Of the categorical over the candidates, (K,)."""
+        """(K,) of the categorical over the candidates."""
         return (self.scores / self.settings["sharpness"]).softmax(0)
 
     def begin_step(self, training_step: int, generator=None) -> None:
@@ -156,7 +157,7 @@ class TAMPO(torch.nn.Module, Policy):
 
     @torch.no_grad()
     def learn(self, transformer, rollout, advantage: Tensor) -> dict[str, float]:
-        """Move the categorical by a Rollout with its hidden states and the advantages (B,) of its completions."""
+        """Move the categorical, by a Rollout that holds `reads` and the advantages (B,) of its completions."""
         rows, columns = rollout.mask.nonzero(as_tuple=True)
         log_likelihood = torch.zeros(len(rollout.mask), len(self.candidates), device=advantage.device)
         for row, column in zip(rows.split(512), columns.split(512)):  # logits of 512 tokens at a time
@@ -175,7 +176,7 @@ class TAMPO(torch.nn.Module, Policy):
         share = log_likelihood.softmax(-1)  # w_ik
         credit = (share * advantage[:, None]).mean(0)  # A_k
         if not credit.isfinite().all():
-            raise FloatingPointError("the credit of a temperature is not finite")
+            raise FloatingPointError("the advantage of a candidate temperature is not finite")
         momentum = self.settings["momentum"]
         self.scores.mul_(momentum).add_(credit, alpha=1 - momentum)
 
@@ -195,13 +196,13 @@ MAY_BE_0 = ("growth", "warm_tokens", "training_step", "theta", "tau_min", "low",
 
 
 def with_cut(policy, min_p: float = 0.0, top_p: float = 1.0):
-    """The same policy, whose unlikely tokens are removed before the draw."""
+    """Let the policy remove unlikely tokens before the draw; returns the policy."""
     policy.min_p, policy.top_p = min_p, top_p
     return policy
 
 
 def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
-    """A policy's name and settings, and what it cuts away.
+    """A policy's kind, its settings and its cut.
 
     >>> parse("edt:base=0.8,theta=0.2+min_p=0.1")
     ('edt', {'base': 0.8, 'theta': 0.2}, {'min_p': 0.1})
@@ -220,14 +221,14 @@ def parse(name: str) -> tuple[str, dict[str, float], dict[str, float]]:
                 settings[key] = math.nan
             if key not in names or not (0 < settings[key] < 1e6 or settings[key] == 0 and key in MAY_BE_0):
                 zero = ", ".join(sorted(names & set(MAY_BE_0)))
-                takes = f"takes positive numbers for {', '.join(sorted(names))}, and 0 for {zero}"
+                takes = f"takes positive numbers for {', '.join(sorted(names))}; 0 is allowed for {zero}"
                 takes = takes if names else "takes no settings"
-                raise ValueError(f"policy {name!r}: {of} {takes}, and not {pair!r}")
+                raise ValueError(f"policy {name!r}: {pair!r} is wrong; {of} {takes}")
         return settings
 
     settings, cuts = read(rest, kind, known.get(kind, set())), read(after, "+", {"min_p", "top_p"})
     if max(cuts.values(), default=0) > 1 or ("+" in name and not cuts):
-        raise ValueError(f"policy {name!r}: behind + stands min_p or top_p, a share of 1, as in 1.5+min_p=0.1")
+        raise ValueError(f"policy {name!r}: after + write min_p or top_p with a number up to 1, as in 1.5+min_p=0.1")
     return kind, settings, cuts
 
 
@@ -236,29 +237,29 @@ def learns(name: str) -> bool:
 
 
 def begin(name: str, d_model: int, *settings_of_head, **more):
-    """A policy that learns, before it has learned anything; what follows `d_model` is a head's (TemperatureHead)."""
+    """A new policy that learns.  The arguments after `d_model` are those of TemperatureHead."""
     kind, settings, cuts = parse(name)
     policy = TAMPO(**settings) if kind == "tampo" else LEARNED[kind](d_model, *settings_of_head, **more)
     return with_cut(policy, **cuts)
 
 
 def name_of(folder: str | Path) -> str:
-    """The policy that a run was trained with, as it ended; of another model the one that lies there, or temperature 1."""
+    """The name of the policy that a run was trained with.  For another model: own, if its folder has a policy, else 1.0."""
     folder = Path(folder)
     ran = weights.trained_with(folder)
     name = ran.get("policy", "own" if (folder / temperature_head.FILE).is_file() else "1.0")
     if not isinstance(name, str):
-        raise ValueError(f"{folder / weights.RUN} is damaged; --policy names a policy")
-    if parse(name)[0] == "ead" and "training_step" not in name:  # it moves with training
-        at = folder.name.removeprefix("step-")  # a checkpoint's
+        raise ValueError(f"{folder / weights.RUN} is damaged; name a policy by --policy")
+    if parse(name)[0] == "ead" and "training_step" not in name:  # EAD changes with the training step
+        at = folder.name.removeprefix("step-")  # the folder of a checkpoint
         name += f"{',' if ':' in name else ':'}training_step={int(at) if at.isdigit() else ran.get('steps', 0)}"
     return name
 
 
 def make(name: str = "", folder: str | Path = "", device="cpu"):
-    """The policy that a command line names: a rule, or what was learned and lies in `folder` (own: whatever lies there).
+    """The policy of this name: a rule, or a learned policy from `folder`.  `own` accepts any learned policy.
 
-    Without a name it is what `name_of` says.
+    The default name is that of `name_of`.
 
     >>> make("0.7").temperature
     0.7
@@ -267,7 +268,7 @@ def make(name: str = "", folder: str | Path = "", device="cpu"):
     if kind in LEARNED:
         policy = temperature_head.load(folder, device, LEARNED)
         if kind not in ("own", policy.kind):
-            raise ValueError(f"{folder} holds a temperature policy of the kind {policy.kind}, and not {kind}")
+            raise ValueError(f"{folder} contains the temperature policy {policy.kind}, not {kind}")
         if "d_model" in policy.settings and (file := Path(folder) / "config.json").is_file():
             of_model, of_head = (
                 weights.read_config(weights.read_json(file), str(file))["d_model"],
@@ -275,8 +276,8 @@ def make(name: str = "", folder: str | Path = "", device="cpu"):
             )
             if of_model != of_head:
                 raise ValueError(
-                    f"{Path(folder) / temperature_head.FILE}: made for hidden states of {of_head} numbers, and those of "
-                    f"this model have {of_model}"
+                    f"{Path(folder) / temperature_head.FILE}: made for hidden states of size {of_head}, but this "
+                    f"model has {of_model}"
                 )
     elif kind in RULES:
         policy = RULES[kind](**settings)

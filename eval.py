@@ -1,12 +1,12 @@
 """Evaluation: Avg@k, Pass@k and greedy accuracy, with intervals, for any temperature policy on any benchmark.
 
-    Avg@k    mean reward of k samples a problem
-    Pass@k   1 - C(n - c, k) / C(n, k), c of n samples right: the unbiased estimator of "any of k is right"
+    Avg@k    mean reward of k samples of each problem
+    Pass@k   1 - C(n - c, k) / C(n, k), with c of n samples right: the unbiased estimator of "any of k is right"
                                                                     (Chen et al., arXiv 2107.03374)
     greedy   tau = 0
 
-Intervals are 95% over problems: the benchmark is the sample, the model's draws are averaged within it (display/intervals.py).
-The generator is evaluation's own: evaluating never moves the randomness of training.
+Intervals are 95% over problems: the benchmark is a sample of problems, and a problem's draws are averaged (display/intervals.py).
+Evaluation has its own generator, so it never changes training's random numbers.
 
     python eval.py --model runs/modular --policy own 0.7 greedy
     python eval.py --model Qwen/Qwen3-1.7B --benchmark math500 aime24 amc23 --samples 8 --max-new-tokens 3072
@@ -40,17 +40,17 @@ from files import weights
 
 @dataclass
 class Evaluation:
-    """correct: (P, n) rewards in {0, 1}; the rest are means over sampled tokens or completions."""
+    """Rewards of P problems with n samples each, and means over sampled tokens or completions."""
 
-    correct: np.ndarray
-    temperature: float
-    entropy: float
+    correct: np.ndarray  # (P, n) rewards
+    temperature: float  # per token
+    entropy: float  # H_t per token
     tokens: float  # per completion
     truncated: float  # share of completions
 
     @property
     def right(self) -> np.ndarray:
-        """(P,) how many samples are right: for Pass@k a reward of one's own counts from 1/2 on."""
+        """(P,) the number of right samples.  With --reward, rewards of at least 1/2 are right."""
         return (self.correct >= 0.5).sum(1)
 
     def summary(self) -> dict[str, float | list[float]]:
@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Probability that k of n samples, drawn without replacement, hold a right one.
+    """Probability that k of n samples, drawn without replacement, include a right one.
 
     >>> pass_at_k(n=4, correct=1, k=2)
     0.5
@@ -92,9 +92,9 @@ def evaluate(
     rows=0,
     own_reward=None,
 ) -> Evaluation:
-    """Sample every problem `samples` times (once where the policy is greedy, which always says the same), check, count.
+    """Sample every problem `samples` times and check the answers.  A greedy policy samples once, as all its samples are equal.
 
-    `rows` completions are sampled at a time (0: what fits, see rows_at_once).  The seed fixes every draw.
+    `rows` completions are sampled at a time; 0: as many as fit (engine.memory.rows_at_once).  The seed fixes every draw.
     """
     asked = [tasks.render(problem, vocabulary, prompt) for problem in problems]
     longest = sample.check_lengths(transformer, asked, max_new_tokens)  # before any work
@@ -126,9 +126,9 @@ def evaluate(
 
 
 def table(summaries: dict[str, dict], metrics: list[str] | None = None) -> str:
-    """Markdown, one row a name: these metrics (default: all) with their intervals, in percent.
+    """A Markdown table with one row for each name: these metrics (default: all) with intervals, in percent.
 
-    A greedy row has one sample a problem: its accuracy stands under Avg@k, which k equal samples would give too.
+    A greedy row has one sample of each problem.  Its accuracy is shown as Avg@k, because k equal samples give the same.
     """
     if metrics is None:
         named = dict.fromkeys(m for s in summaries.values() for m in s if f"{m} 95%" in s)
@@ -153,24 +153,24 @@ def main() -> None:
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     flag = parser.add_argument
     flag("--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision")
-    flag(
-        "--benchmark", nargs="+", default=[], help="names or files (see tasks.py); none: a run's own held-out problems"
-    )
-    flag("--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt:base=0.8,theta=0.2, 1.5+min_p=0.1, ...; none: that of the run, and greedy")  # fmt: skip
-    flag("--samples", type=int, default=8, help="samples a problem")
-    flag("--problems", type=int, default=0, help="so many problems of each benchmark, drawn with --seed; 0: all (1,000 of a generated task)")  # fmt: skip
-    flag(
-        "--max-new-tokens", type=int, default=0, help="0: as a run was trained, or what a generated task needs, or 1024"
-    )
-    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; none: as a run was trained")  # fmt: skip
+    flag("--benchmark", nargs="+", default=[], help="names or files (see tasks.py); default: a run's held-out problems")
+    flag("--policy", nargs="+", default=[], help="own, greedy, 0.7, ead, edt:base=0.8,theta=0.2, mixture, 1.5+min_p=0.1; default: the run's, and greedy")  # fmt: skip
+    flag("--samples", type=int, default=8, help="samples of each problem")
+    flag("--problems", type=int, default=0, help="problems of each benchmark, drawn with --seed; 0: all, or 1,000 of a generated task")  # fmt: skip
+    flag("--max-new-tokens", type=int, default=0, help="longest completion; 0: as the run was trained, else what a generated task needs, else 1024")  # fmt: skip
+    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; default: as the run was trained")  # fmt: skip
     flag("--system", default=None, help="the system turn of a chat")
-    flag("--instruction", default=None, help="what follows the problem in plain and chat")
+    flag("--instruction", default=None, help="text after the problem, in plain and chat")
     flag("--stop", default=None, help="a text that ends a completion, such as \\n")
-    flag("--reward", default="", help="your own reward, file.py:function")
-    flag("--rows", type=int, default=0, help="completions sampled at a time, all of a problem; 0: what half of the free memory holds")  # fmt: skip
+    flag(
+        "--reward",
+        default="",
+        help="your own reward, file.py:function; none: that of the run for its own problems, the task's for others",
+    )
+    flag("--rows", type=int, default=0, help="completions sampled at a time, at least --samples; 0: as many as fit half of the free memory")  # fmt: skip
     flag("--seed", type=int, default=0, help="fixes every draw")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
-    flag("--out", default="", help="write the figures, and each problem's successes, to this JSON file")
+    flag("--out", default="", help="write the results as JSON to this file, with the right samples of each problem")
     arguments = parser.parse_args()
     try:
         results = run(arguments)
@@ -187,22 +187,22 @@ def main() -> None:
 
 
 def own_benchmark(folder: Path, ran: dict) -> str:
-    """The held-out problems of the run in this folder, or of an embedded model; ValueError where it has none."""
-    if (file := folder / weights.HELD_OUT).is_file():  # of a run whose problems cannot be generated again
+    """The held-out problems of this run or embedded model.  ValueError: it has none."""
+    if (file := folder / weights.HELD_OUT).is_file():  # a run on problems that cannot be generated again
         return str(file)
     known = {Path(of).parts: task for task, of in tasks.EMBEDDED.items()}.get(folder.resolve().parts[-2:], "")
     if ran:
         try:
             known = ran["eval_task"] or ran["task"] * (ran["task"].partition(":")[0] in tasks.GENERATED)
         except (KeyError, TypeError, AttributeError):
-            raise ValueError(f"{folder / weights.RUN} is damaged; --benchmark names the problems") from None
+            raise ValueError(f"{folder / weights.RUN} is damaged; name the problems by --benchmark") from None
     if not known:
-        raise ValueError(f"{folder} has no held-out problems of its own: --benchmark names some")
+        raise ValueError(f"{folder} has no held-out problems of its own; name some by --benchmark")
     return known
 
 
 def load(benchmark: str, count: int, seed: int) -> list[tasks.Problem]:
-    """All problems of a benchmark, or `count` of them; of a generated task, which has as many as one likes, 1,000."""
+    """`count` problems of a benchmark; 0: all, or 1,000 of a generated task."""
     generated = benchmark.partition(":")[0] in tasks.GENERATED
     return tasks.load(benchmark, "test", count or (1000 if generated else None), seed)
 
@@ -210,17 +210,18 @@ def load(benchmark: str, count: int, seed: int) -> list[tasks.Problem]:
 def run(arguments) -> dict[str, dict]:
     """{"benchmark, policy": summary} for every pair that the command line names."""
     if arguments.samples < 1 or min(arguments.problems, arguments.rows, arguments.max_new_tokens) < 0:
-        raise ValueError("--samples is at least 1, --problems, --rows and --max-new-tokens at least 0")
+        raise ValueError("--samples must be at least 1; --problems, --rows and --max-new-tokens at least 0")
     if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
         raise ValueError(f"--out {arguments.out}: there is no such folder")
     if Path(arguments.out or "-").is_dir():
-        raise ValueError(f"--out {arguments.out} is a folder, and names a file")
+        raise ValueError(f"--out {arguments.out} is a folder; it must name a file")
     device = model.choose_device(arguments.device)
     folder = weights.find_folder(arguments.model)
     ran = weights.trained_with(folder)
     asked_how = {name: getattr(arguments, name) for name in ("template", "system", "instruction", "stop")}
     prompt = tasks.trained_prompt(ran, **asked_how)
-    own_reward = tasks.load_reward(named) if (named := arguments.reward or ran.get("reward", "")) else None
+    of_run = "" if arguments.benchmark else ran.get("reward", "")  # other benchmarks have answers of their own
+    own_reward = tasks.load_reward(arguments.reward or of_run) if arguments.reward or of_run else None
     asked = arguments.benchmark or [own_benchmark(folder, ran)]
     benchmarks = {name: load(name, arguments.problems, arguments.seed) for name in asked}
     names = arguments.policy or [baselines.name_of(folder), "greedy"]

@@ -33,7 +33,7 @@ class Head(nn.Module):
         super().__init__()
         self.w1, self.w2 = nn.Linear(d, d // 2), nn.Linear(d // 2, 3)
         mean = (TAU_0 - TAU_MIN) / (TAU_MAX - TAU_MIN)  # at the start tau is TAU_0 on average, whatever h is
-        a_and_b = CONCENTRATION * torch.tensor([mean, 1 - mean])
+        a_and_b = CONCENTRATION * torch.tensor([mean, 1 - mean])  # softplus(x) + EPS = a: x = log(exp(a - EPS) - 1)
         with torch.no_grad():
             self.w2.weight.mul_(0.1)
             self.w2.bias.copy_(torch.cat((torch.zeros(1), (a_and_b - EPS).expm1().log())))
@@ -105,9 +105,8 @@ def token_log_prob(transformer, prompts, r):
     rows = [ids + y.tolist() for ids, y in zip(prompts, r["y"])]
     longest = max(map(len, rows))
     hidden = transformer(torch.tensor([row + [0] * (longest - len(row)) for row in rows]))
-    at = torch.tensor([len(ids) - 1 for ids in prompts])[:, None] + torch.arange(
-        r["y"].shape[1]
-    )  # h at t - 1 draws token t
+    # The model's output at t - 1 draws token t.
+    at = torch.tensor([len(ids) - 1 for ids in prompts])[:, None] + torch.arange(r["y"].shape[1])
     h = hidden[torch.arange(len(rows))[:, None], at]
     pi_theta = F.log_softmax(transformer.unembed(h) / r["tau"][..., None], dim=-1)
     return pi_theta.gather(-1, r["y"][..., None])[..., 0]

@@ -1,12 +1,12 @@
-"""The language model pi_theta: one decoder, of which GPT-2, Llama, Qwen2/2.5 and Qwen3 are settings.
+"""The language model pi_theta: one decoder, whose settings make it GPT-2, Llama, Qwen2/2.5 or Qwen3.
 
     h = Transformer(tokens)          the last layer's hidden states, after the final norm
     logits = Transformer.unembed(h)
 
 IntroLLM needs exactly these two views of a decoder: the temperature head reads h_t, and the token policy is
-softmax(unembed(h_t) / tau_t).  Everything else here is what it takes to run open weights unchanged.
+softmax(unembed(h_t) / tau_t).  The rest of this file runs open weights unchanged.
 
-From GPT-2 to Qwen3 in a handful of switches (`Config`; `tests/test_model.py` compares each with transformers):
+A few switches of `Config` lead from GPT-2 to Qwen3.  tests/test_model.py compares each family with transformers.
 
               norm    position   mlp      biases        qk_norm   tied
     GPT-2     layer   learned    gelu     all           no        yes
@@ -14,7 +14,7 @@ From GPT-2 to Qwen3 in a handful of switches (`Config`; `tests/test_model.py` co
     Qwen2/.5  rms     rope       swiglu   q, k, v       no        some
     Qwen3     rms     rope       swiglu   none          yes       some
 
-How open weights are named and stored is weights.py's concern; this file knows nothing else local.
+files/weights.py reads and writes open weights.  This file imports nothing else local.
 """
 
 import json
@@ -43,7 +43,7 @@ class Config:
     n_kv_heads: int  # fewer than n_heads: grouped-query attention
     d_head: int  # need not be d_model / n_heads (Qwen3)
     d_mlp: int
-    max_length: int  # longest sequence the positions are made for
+    max_length: int  # longest sequence, in tokens
     norm: str = "rms"  # "rms" or "layer"
     norm_eps: float = 1e-6
     position: str = "rope"  # "rope" or "learned"
@@ -71,7 +71,7 @@ def make_norm(config: Config, size: int) -> nn.Module:
 
 
 def rope_frequencies(config: Config) -> Tensor:
-    """(d_head / 2,) radians per position; with Llama 3.1's scaling, which slows the waves longer than the context."""
+    """(d_head / 2,) radians per position.  Llama 3.1's scaling slows waves that are longer than the original context."""
     exponent = torch.arange(0, config.d_head, 2, dtype=torch.float32, device="cpu") / config.d_head
     frequencies = 1.0 / config.rope_theta**exponent
     if config.rope_scaling is None:
@@ -83,7 +83,7 @@ def rope_frequencies(config: Config) -> Tensor:
 
 
 def waves(angles: Tensor) -> tuple[Tensor, Tensor]:
-    """What `rotate` takes: (cos, cos) and (-sin, sin), (..., d_head) from (..., d_head / 2)."""
+    """The arguments of `rotate`: angles (..., d_head / 2) -> (cos, cos) and (-sin, sin), (..., d_head) each."""
     cosine, sine = angles.cos(), angles.sin()
     return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
 
@@ -95,9 +95,9 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T) v, all (B, T, head, d_head): position t reads all up to t, or what `mask` (B, 1, T, S) allows."""
+    """softmax(q k^T / sqrt(d_head)) v, all (B, T, head, d_head): position t reads up to t, or where `mask` (B, 1, T, S) is True."""
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
-    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # there no fused kernel takes both
+    if query.shape[1] != key.shape[1] and mask is not None and query.is_cuda:  # no CUDA kernel has masks and groups
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     grouped = query.shape[1] != key.shape[1]
     mixed = F.scaled_dot_product_attention(
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation, attend) -> Tensor:
-        # Products may be in bfloat16; norms and rotations are in x's dtype.
+        # Products may be in bfloat16.  Norms and rotations keep x's dtype.
         query = self.q_norm(self.q(x).unflatten(-1, (-1, self.d_head)).to(x.dtype))  # (B, T, head, d_head)
         key = self.k_norm(self.k(x).unflatten(-1, (-1, self.d_head)).to(x.dtype))  # (B, T, kv head, d_head)
         value = self.v(x).unflatten(-1, (-1, self.d_head))
@@ -155,7 +155,7 @@ class Block(nn.Module):
 
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # torch would import its compiler for it, a second and a half
+        if not self.weight.is_meta:  # on meta tensors torch would import its compiler, for 1.5 s
             super().reset_parameters()
 
 
@@ -165,9 +165,9 @@ class Transformer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.checkpointing = False  # recompute each layer in the backward pass: less memory, a third more time
+        self.checkpointing = False  # recompute layers in the backward pass: less memory, a third more time
         self.compute_dtype: torch.dtype | None = None  # torch.bfloat16 on a GPU; the weights themselves stay float32
-        self.original_config: dict = {}  # the config.json that the weights came with; `save` keeps its other fields
+        self.original_config: dict = {}  # config.json as it was read; `save` keeps fields that Config lacks
         self.embed = Embedding(config.vocab_size, config.d_model)
         self.position = Embedding(config.max_length, config.d_model) if config.position == "learned" else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -180,14 +180,14 @@ class Transformer(nn.Module):
         return self.embed.weight.device
 
     def autocast(self):
-        """A context in which matrix products run in `compute_dtype`; inside, each weight is converted once."""
+        """A context in which matrix products run in `compute_dtype`.  It converts each weight once."""
         return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype is not None)
 
     def forward(self, tokens: Tensor, cache=None, layers: int | None = None) -> Tensor:
-        """Hidden states (B, T, d_model) of `tokens` (B, T); without a `cache` each row reads itself only, from the left.
+        """Hidden states (B, T, d_model) of `tokens` (B, T).  `layers`: return the state after so many layers, without the final norm.
 
-        A cache has `reader(tokens) -> (positions (B or 1, T), read)`; every layer calls read(query, key, value) in turn.  There are
-        three: minimal.Cache, engine.Cache for sampling and engine.Packed for training.  `layers`: the state after so many layers.
+        Without a `cache` each row is a sequence of its own.  A cache has `reader(tokens) -> (positions (B or 1, T), read)`, and every
+        layer calls read(query, key, value) in turn.  Caches: minimal.Cache, and engine/attention.py's Cache and Packed.
         """
         positions, read = torch.arange(tokens.shape[1], device=tokens.device)[None], causal  # (1, T)
         if cache is not None:
@@ -207,7 +207,7 @@ class Transformer(nn.Module):
         return self.norm(x) if layers is None else x
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """hidden (..., d_model) -> logits (..., vocab_size); float32 also where the product's factors are bfloat16."""
+        """hidden (..., d_model) -> logits (..., vocab_size), in float32 even if `compute_dtype` is bfloat16."""
         weight = self.embed.weight if self.unembedding is None else self.unembedding.weight
         if self.compute_dtype is None:
             return F.linear(hidden, weight)
@@ -218,8 +218,8 @@ class Transformer(nn.Module):
 class WideProduct(torch.autograd.Function):
     """hidden (N, d), weight (V, d), both bfloat16 -> logits (N, V) in float32.
 
-    A temperature divides the logits, and multiplies their rounding by 1 / tau: in bfloat16 a logit of 20 is off by up to
-    0.06, which at tau = 0.1 is a log-probability off by 0.6, and a ratio that should be 1 out of PPO's range.
+    A temperature multiplies the rounding error of the logits by 1 / tau.  In bfloat16 a logit of 20 has an error of up to 0.06.  At
+    tau = 0.1 the log-probability's error is then 0.6, and a ratio that should be 1 leaves PPO's clip range.
     """
 
     @staticmethod
@@ -238,9 +238,9 @@ class WideProduct(torch.autograd.Function):
 
 
 def choose_device(name: str = "auto") -> str:
-    """cuda, mps or cpu: the first that is there for `auto`; ValueError where the one asked for is not.
+    """The device of this name.  auto: the first of cuda, mps and cpu that exists.  ValueError: it does not exist here.
 
-    For CUDA it sets two switches of the process: products of float32 may round their factors, and cuDNN has no attention."""
+    For CUDA this sets two switches of the process: TF32 for float32 products, and no cuDNN attention."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in there.items() if present)
@@ -249,34 +249,34 @@ def choose_device(name: str = "auto") -> str:
     if not there.get(kind) or colon and index not in map(str, range(count)):
         several = f" (cuda:0 to cuda:{torch.cuda.device_count() - 1})" if there["cuda"] else ""
         raise ValueError(
-            f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}{several}"
+            f"device {name!r} does not exist on this machine; it has {', '.join(d for d in there if there[d])}{several}"
         )
     if name.startswith("cuda"):
-        # What is not in bfloat16, the head's products, are of factors of 11 bits.
+        # TF32: float32 products round their factors to 11 bits.  It affects what is not in bfloat16: the head.
         torch.set_float32_matmul_precision("high")
-        # cuDNN plans anew for each shape, which takes 0.2 s, and no two rollouts are alike.
+        # cuDNN makes a plan for each new shape, in 0.2 s, and rollouts differ in shape.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return name
 
 
 def choose_threads(d_model: int) -> None:
-    """One CPU thread for a narrow model; OMP_NUM_THREADS, where it is set, decides alone.
+    """One CPU thread for a narrow model, unless OMP_NUM_THREADS is set.  Its operations end before more threads have woken.
 
-    Its operations end before more threads have woken: of d_model 128 a rollout takes 1.7 times as long on two as on one, of
-    256 1.2 times, of 512 0.8 times, and a forward and backward pass 1.0, 0.8 and 0.6 times."""
+    Time on two threads divided by time on one:     d_model 128    256    512
+        a rollout                                           1.7    1.2    0.8
+        a forward and backward pass                         1.0    0.8    0.6"""
     if d_model < 256 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
 def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transformer:
-    """The model in a folder in Hugging Face format, or under a hub id.
+    """The model of a folder in Hugging Face format, or of a hub id.
 
-    Raises FileNotFoundError where a file is missing, ValueError where it is not what this decoder can run.
-    """
+    FileNotFoundError: a file is missing.  ValueError: this decoder cannot run the model."""
     folder = weights.find_folder(name_or_path)
     raw = weights.read_json(folder / "config.json")
     config = Config(**weights.read_config(raw, str(folder / "config.json")))
-    with torch.device("meta"):  # shapes only: the weights exist once, where they are wanted
+    with torch.device("meta"):  # shapes only, so that the weights exist once
         transformer = Transformer(config)
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     state = weights.read_state(folder, shapes, config.family, config.tied, device, dtype)
@@ -288,11 +288,10 @@ def load(name_or_path: str | Path, device="cpu", dtype=torch.float32) -> Transfo
 def save(transformer: Transformer, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
     """Write config.json and model.safetensors so that `load` and transformers read the same model back.
 
-    `state` is the weights where the transformer itself holds only a part of them (distributed.py).
-    """
+    With --shard the transformer holds only a part of the weights, and `state` has all of them (engine/distributed.py)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights.write_state(folder, state or transformer.state_dict(), transformer.config.family)
-    raw = transformer.original_config | weights.write_config(transformer.config)  # keeps token ids and the like
+    raw = transformer.original_config | weights.write_config(transformer.config)  # keeps token ids
     raw |= {name: str(transformer.embed.weight.dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype")}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ LOGITS = {"cpu": 2**26, "cuda": 2**28}
 # ---- advantages ---------------------------------------------------------------------------------------------------
 
 
-# For another advantage write a line here, of (R - mean, R) (P, G) each.  Flags, checks and help read these names.
+# Add another advantage here: a function of R - mean and R, both (P, G).  Flags, checks and help read these names.
 ADVANTAGES = {
     "grpo": lambda centred, rewards: centred / (rewards.std(1, keepdim=True, correction=0) + 1e-6),  # arXiv 2402.03300
     "dr_grpo": lambda centred, rewards: centred,  # arXiv 2503.20783
@@ -221,7 +221,9 @@ def temperature_step(head, optimizer, rollout: "Rollout", advantage: Tensor, set
         mask = part.mask
         old = part.temperature_log_probs[mask]
         reads = part.reads[mask.to(part.reads.device)].to(old.device)  # (N, d) h_t, as stored
-        log_probs = head.log_prob(reads, Action(part.temperatures[mask], part.changed[mask], part.z[mask]))
+        rest = None if part.rest is None else part.rest[mask]
+        action = Action(part.temperatures[mask], part.changed[mask], part.z[mask], rest=rest)
+        log_probs = head.log_prob(reads, action)
         loss = clipped_surrogate(log_probs, old, advantage, settings)
         if settings.entropy_bonus:
             loss = loss - settings.entropy_bonus * head.entropy(reads)

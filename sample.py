@@ -2,10 +2,10 @@
 
     pi(y, tau | x) = prod_t  pi_phi(tau_t | h_t, tau_{t-1}) * pi_theta(y_t | h_t, tau_t)
 
-`generate` is that product as a loop.  A `Rollout` is everything it drew, with the probabilities that training needs.
-`PlainEngine` shows what the loop asks of a model; engine/sampling.py does the same many times faster, and is the default.
+`generate` is that product as a loop.  A `Rollout` holds everything that was drawn, with the probabilities that training needs.
+`PlainEngine` shows what the loop calls.  The default, engine/sampling.py, does the same many times faster.
 
-    python sample.py --model DIR --prompt "..."       streams one completion; each token has the colour of its temperature
+    python sample.py --model DIR --prompt "..."       stream one completion, coloured by temperature
 """
 
 import argparse
@@ -26,7 +26,7 @@ from token_policy import cut, sample_token
 
 @dataclass
 class Rollout:
-    """B completions.  Column t of every (B, T) field tells how token t was drawn."""
+    """B completions.  Column t of every (B, T) field describes the draw of token t."""
 
     tokens: Tensor  # (B, T) int64: prompt, completion, then padding on the right
     prompt_lengths: Tensor  # (B,)
@@ -38,11 +38,12 @@ class Rollout:
     temperature_log_probs: Tensor  # (B, T) log pi_phi(tau_t | h_t, tau_{t-1})
     entropies: Tensor  # (B, T) H_t in nats, at tau = 1 and after a cut: the model's own uncertainty
     finished: Tensor  # (B,) bool: an end-of-text token was drawn; False: truncated
-    margins: Tensor | None = None  # (B, T) where tokens are removed: those whose logit is further below the largest
-    reads: Tensor | None = None  # (B, T, d) what the policy read, most often h_t, the output at t - 1; on the CPU
+    margins: Tensor | None = None  # (B, T) with a cut: tokens this far below the largest logit are removed
+    rest: Tensor | None = None  # (B, T) 1 - z_t, exact near z = 1
+    reads: Tensor | None = None  # (B, T, d) what the policy read, usually h_t, the output at t - 1; on the CPU
 
     def rows(self, index: Tensor) -> "Rollout":
-        """These rows, without columns that none of them uses."""
+        """These rows, without trailing columns that none of them uses."""
         used = 1 + int(self.mask[index].any(0).nonzero().max())
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen = {n: v[:, :used] if v.dim() > 1 else v for n, v in chosen.items() if v is not None}
@@ -69,22 +70,22 @@ def join(rollouts: list[Rollout]) -> Rollout:
 
 
 def check_lengths(transformer, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """The longest prompt's length.  ValueError: a prompt is empty, of another vocabulary, or too long for the model's context."""
+    """The longest prompt's length.  ValueError: a prompt is empty, has unknown token ids, or exceeds the model's context."""
     if not prompts or min(map(len, prompts)) == 0 or max_new_tokens < 1:
         raise ValueError("sampling needs at least one token in each prompt and at least one new token")
     if max(map(max, prompts)) >= transformer.config.vocab_size:
-        raise ValueError("the tokenizer has more tokens than the model: the folder mixes files of two models")
+        raise ValueError("the tokenizer has more tokens than the model: the folder mixes the files of two models")
     longest, context = max(map(len, prompts)), transformer.config.max_length
     if longest + max_new_tokens > context:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}; "
+            f"a prompt of {longest} tokens and {max_new_tokens} new tokens exceed the model's context of {context}; "
             "lower --max-new-tokens, or --max-prompt-tokens"
         )
     return longest
 
 
 class PlainEngine:
-    """The engine to read: no cache, so every step reads whole rows again."""
+    """The engine to read.  Without a cache, every step reads whole rows again."""
 
     draw = staticmethod(sample_token)
 
@@ -95,7 +96,7 @@ class PlainEngine:
         self.rows = [list(prompt) for prompt in prompts for _ in range(samples)]
 
     def prefill(self) -> Tensor:
-        """h_1 of each row, (B, d_model).  `inner` is what policies read: h_t, or the state after `layer` layers."""
+        """h_1 (B, d_model).  `inner` is what policies read: h_t, or the state after `layer` layers."""
         longest, device = max(map(len, self.rows)), self.transformer.device
         tokens = torch.tensor([row + [0] * (longest - len(row)) for row in self.rows], device=device)
         last = torch.arange(len(tokens)), [len(row) - 1 for row in self.rows]
@@ -109,13 +110,13 @@ class PlainEngine:
         return self.transformer.unembed(hidden)
 
     def drop(self, going: Tensor) -> Tensor:
-        """Let ended rows leave, going (n,) False for them: the places of those that stay."""
+        """Remove finished rows, where going (n,) is False -> the places of the rows that stay."""
         left = going.nonzero()[:, 0]
         self.rows = [self.rows[place] for place in left.tolist()]
         return left
 
     def step(self, token: Tensor) -> Tensor:
-        """Append token (n,) to each row: the state that draws its next one, (n, d_model)."""
+        """Append token (n,) to each row -> h_t (n, d_model), from which the next one is drawn."""
         for row, new in zip(self.rows, token.tolist()):
             row.append(new)
         return self.prefill()
@@ -134,8 +135,8 @@ def generate(
     looks = [look for look in (on_token, policy.see) if look is not None]
     engine = engine(transformer, prompts, samples_per_prompt, max_new_tokens, policy.layer, eager=bool(looks))
     hidden, eos = engine.prefill(), torch.tensor(sorted(eos_ids), device=device)  # (B, d_model) h_1
-    rows = torch.arange(len(hidden), device=device)  # (n,) the rows that the engine still has
-    going = torch.ones_like(rows, dtype=torch.bool)  # (n,) False: has ended
+    rows = torch.arange(len(hidden), device=device)  # (n,) the rows in the engine
+    going = torch.ones_like(rows, dtype=torch.bool)  # (n,) False: finished
     tau = torch.full((len(rows),), float(policy.tau_initial), device=device)  # tau_0
     drawn = []
     for step in range(max_new_tokens):
@@ -162,14 +163,14 @@ def generate(
 @torch.inference_mode(False)  # so that training reads ordinary tensors
 @torch.no_grad()
 def assemble(prompts: list[list[int]], samples: int, longest: int, drawn: list[tuple]) -> Rollout:
-    """Put what each step drew behind its row's prompt."""
+    """Put what each step drew after its row's prompt."""
     rows, going, tokens, ends, actions, log_probs, entropies, margins, reads = zip(*drawn)
     device, steps = tokens[0].device, len(drawn)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(samples)  # (B,)
     padded = torch.tensor([prompt + [0] * (longest + steps - len(prompt)) for prompt in prompts], device=device)
-    row, kept = torch.cat(rows), torch.cat(going)  # what a row draws after its end is left out
+    row, kept = torch.cat(rows), torch.cat(going)  # without what a row drew after its end
     step = torch.cat([torch.full_like(of_step, number) for number, of_step in enumerate(rows)])
-    where = row[kept], (lengths[row] + step)[kept]  # row and column of each token
+    where = row[kept], (lengths[row] + step)[kept]  # the row and column of each token
 
     def place(values, into=None) -> Tensor | None:
         if values[0] is None:
@@ -191,7 +192,8 @@ def assemble(prompts: list[list[int]], samples: int, longest: int, drawn: list[t
         entropies=place(entropies),
         finished=place(ends).any(1),
         margins=place(margins),
-        reads=None if read is None else read.cpu(),  # as large as all else together, and read only once
+        rest=place([1 - action.z if action.rest is None else action.rest for action in actions]),
+        reads=None if read is None else read.cpu(),  # larger than all other fields together, and read only once
     )
 
 
@@ -211,16 +213,18 @@ def main() -> None:
     flag = parser.add_argument
     flag("--model", default="models/modular", help="a run's or Hugging Face folder, hub id or id@revision")
     flag("--prompt", required=True, help='a problem, such as "5,+7,-4,*3=32:" for the embedded model')
-    flag("--policy", default="", help="own, greedy, 0.7, ead, edt; none: that of the run, or 1")
-    flag("--max-new-tokens", type=int, default=0, help="stop after so many; 0: 1024, or the context's end")
-    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; none: as a run was trained")  # fmt: skip
+    flag("--policy", default="", help="own, greedy, 0.7, ead, edt; default: the run's, else 1.0")
+    flag("--max-new-tokens", type=int, default=0, help="longest completion; 0: 1024, or what fits the context")
+    flag("--template", default=None, help="auto, raw, plain, chat, chat-thinking, or a file with {problem}; default: as the run was trained")  # fmt: skip
     flag("--system", default=None, help="the system turn of a chat")
-    flag("--instruction", default=None, help="what follows the problem in plain and chat")
+    flag("--instruction", default=None, help="text after the problem, in plain and chat")
     flag("--stop", default=None, help="a text that ends the completion, such as \\n")
     flag("--seed", type=int, default=0, help="the same seed gives the same completion")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
     arguments = parser.parse_args()
     try:
+        if not arguments.prompt.strip():
+            raise ValueError("--prompt is empty")
         device = model.choose_device(arguments.device)
         folder = weights.find_folder(arguments.model)
         transformer, vocabulary = model.load(folder, device), tokenizer.load(folder)

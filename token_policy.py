@@ -11,7 +11,7 @@ p is the probability at temperature 1:
     top_p     keeps the likeliest tokens that together have top_p                 arXiv 1904.09751
 
 `cut` also returns a margin: how far below the largest logit a token may be.  Training removes the same tokens by that margin.
-This file imports nothing local.  `engine/draw.py` draws the same faster.
+This file imports nothing local.  engine/draw.py draws faster.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GONE = -1e9  # the logit of a removed token
-LOGITS_AT_ONCE = 2**20  # on a CPU, so few that they are still in its cache for the next pass
+LOGITS_AT_ONCE = 2**20  # on a CPU, logits in one pass: so few that the next pass finds them in its cache
 
 
 def token_policy(
@@ -53,7 +53,7 @@ def sample_token(logits: Tensor, temperature: Tensor, generator=None) -> tuple[T
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """H_t in nats of softmax(logits), whatever tau_t is: (..., V) -> (...).  A logit of -inf adds nothing."""
+    """H_t in nats of softmax(logits), at tau = 1: (..., V) -> (...).  A logit of -inf adds nothing."""
     log_probs = logits.float().log_softmax(-1)
     return -(log_probs.exp() * log_probs).nansum(-1)
 
@@ -67,10 +67,10 @@ def beyond(logits: Tensor, margin: Tensor) -> Tensor:
 
 
 def cut(logits: Tensor, min_p: float = 0.0, top_p: float = 1.0) -> Tensor | None:
-    """Remove unlikely tokens from logits (B, V), in place; the margins (B,) by which training removes the same ones.
+    """Remove unlikely tokens from logits (B, V), in place -> the margins (B,) by which training removes the same tokens.
 
-    None where nothing is cut.  Training may use the margins for one gradient a rollout: once the model has moved, the same
-    margin would remove other tokens.  A removed token has no gradient.
+    Without a cut the result is None.  The margins are valid for one gradient per rollout: once the model has moved, the same
+    margin removes other tokens.  A removed token has no gradient.
     """
     if min_p == 0 and top_p == 1:
         return None
@@ -83,7 +83,7 @@ def cut(logits: Tensor, min_p: float = 0.0, top_p: float = 1.0) -> Tensor | None
 
 
 def margin_between(top: Tensor, last: Tensor, first: Tensor) -> Tensor:
-    """The margin midway between the last token that stays and the first that goes; all (B,).  inf where all stay.
+    """The margin midway between the last token that stays and the first that goes, all (B,); inf where all stay.
 
     Training's logits differ by rounding: midway, the same tokens are removed.  Equally likely tokens stay or go together.
     """
@@ -100,9 +100,9 @@ def margin_of_min_p(logits: Tensor, min_p: float) -> Tensor:
 
 
 def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
-    """logits (B, V) -> (B,).  On a CPU sort only the likeliest `among` of a row, and all of it where they are not enough.
+    """logits (B, V) -> (B,).  On a CPU sort only the likeliest `among` tokens of a row, and all where these are not enough.
 
-    (Elsewhere sort all: to ask whether they are enough would wait for the device.)
+    On a GPU sort all: a check whether they are enough would wait for the device.
     """
     vocabulary = logits.shape[1]
     if top_p == 1:
@@ -112,8 +112,8 @@ def margin_of_top_p(logits: Tensor, top_p: float, among: int = 64) -> Tensor:
     # (B, among), from the largest down
     likeliest, order = logits.topk(among) if among < vocabulary else logits.sort(descending=True)
     p = logits.softmax(-1).gather(-1, order)
-    stays = p.cumsum(-1) - p < top_p  # the likelier ones do not have top_p yet; so the likeliest always stays
-    count = stays.sum(-1, keepdim=True).clamp_min(1)  # also where logits are not numbers
+    stays = p.cumsum(-1) - p < top_p  # likelier tokens have less than top_p together, so the likeliest always stays
+    count = stays.sum(-1, keepdim=True).clamp_min(1)  # at least 1 also for NaN logits
     last, first = F.pad(likeliest, (0, 1), value=-math.inf).gather(1, torch.cat((count - 1, count), 1)).unbind(1)
     margin = margin_between(likeliest[:, 0], last, first)
     if among < vocabulary and (more := stays[:, -1]).any():

@@ -5,14 +5,14 @@ A language model reads ids, not text. Byte-level byte-pair encoding (BPE) makes 
     text -> normalize (NFC, where the file asks) -> split into word-like pieces by a regex -> the UTF-8 bytes of each
     piece -> join neighbouring bytes, then neighbouring tokens, in the order in which training learned the joins (merges)
 
-Every open model publishes these steps as a `tokenizer.json`; tiktoken runs them fast, in little code. The two agree
-only under conditions, so tokenizer_file.py reads the steps one by one, makes sure that tiktoken gives the very same ids,
-and refuses a file it cannot represent: an almost-right tokenizer would train the policy on prompts that its base model
-never saw, and no metric would say so. (The paper takes the tokenizer for granted: there is no equation of it here.)
+Every open model publishes these steps as a `tokenizer.json`. tiktoken runs them fast, with little code. The two agree
+only under conditions, so files/tokenizer_file.py reads the steps one by one, makes sure that tiktoken gives the same ids,
+and refuses a file that it cannot represent. A slightly wrong tokenizer would train the policy on prompts that its base
+model never saw, and no metric would show it.
 
-Two habits protect a run. `encode` never puts a begin-of-text token in front (`bos_id` says which one the model
-expects), so a prompt cannot get two. Added tokens such as <|im_start|> are matched in text only when asked
-(`allow_added=True`): a prompt template asks, user text does not, so a user cannot forge a turn of the dialogue.
+Two rules protect a run. `encode` never adds a begin-of-text token, so a prompt cannot get two: `bos_id` is the token
+that the model expects. Text matches added tokens such as <|im_start|> only with `allow_added=True`. Prompt templates
+use it and user text does not, so a user cannot forge a turn of the dialogue.
 
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-import regex  # comes with tiktoken: Python's own `re` does not know \p{L}
+import regex  # comes with tiktoken; Python's own `re` lacks \p{L}
 import tiktoken
 
 from files import weights
@@ -51,32 +51,33 @@ from files.tokenizer_file import (
     tiktoken_ranks,
 )
 
-SAVED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # as they were read
+SAVED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # kept as they were read
 FILES = (*SAVED, "config.json", "generation_config.json")
 
 
 def load(name_or_path: str | Path) -> "Tokenizer":
     """The tokenizer of a folder in Hugging Face format, or of a model on the hub such as "Qwen/Qwen3-0.6B".
 
-    `id@revision` is that branch, tag or commit of the hub's model.
-    Raises FileNotFoundError where there is no such model and ValueError for a tokenizer that tiktoken cannot represent.
+    `id@revision` is a branch, tag or commit of the hub's model.
+    FileNotFoundError: there is no such model. ValueError: tiktoken cannot represent its tokenizer.
     """
     folder = weights.find_folder(name_or_path, FILES)
     if not (folder / FILES[0]).is_file():
-        raise FileNotFoundError(f"{folder}: there is no tokenizer.json in it; transformers' save_pretrained writes one")
+        raise FileNotFoundError(f"{folder}: it has no tokenizer.json; transformers' save_pretrained writes one")
     try:
         return Tokenizer(folder)
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:  # a part has another shape
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:  # a part has an unexpected form
         problem = f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"{folder / FILES[0]}: its parts are not those of a tokenizer ({problem}); fetch it again"
-        ) from error
+        raise ValueError(f"{folder / FILES[0]}: not a valid tokenizer ({problem}); download it again") from error
 
 
 class Tokenizer:
-    """What load() returns. `eos_ids` end a completion; `bos_id` is what a prompt should begin with, or None.
+    """What `load` returns.
 
-    `chat_template` is the model's own (None where it has none), and `template_tokens` are the names in it, such as bos_token.
+    eos_ids            tokens that end a completion
+    bos_id             the token that a prompt should begin with, or None
+    chat_template      the model's own, or None
+    template_tokens    the special tokens that the template may use, such as bos_token
     """
 
     def __init__(self, folder: Path):
@@ -94,8 +95,8 @@ class Tokenizer:
         except ValueError as problem:
             known = "byte-level BPE as in GPT-2, Llama-3, Qwen2, Qwen2.5, Qwen3 and SmolLM2"
             raise ValueError(f"{file}: {problem} is not supported; use a model with {known}") from None
-        # tiktoken wants all 256 bytes, and ids in the order of the merges; a file may lack bytes and number its tokens
-        # as it likes. So tiktoken works on ranks, and this table turns them into ids.
+        # tiktoken needs all 256 bytes, and ids in the order of the merges. A file may lack bytes and use any order. So
+        # tiktoken works with ranks, and this table maps them to ids.
         self._id_of_rank = {rank: vocab.get(token) for token, rank in ranks.items()}
         self._absent = bytes(byte for char, byte in BYTE_OF.items() if char not in vocab)
         ranks = {spelled_bytes(token): rank for token, rank in ranks.items()}
@@ -103,7 +104,7 @@ class Tokenizer:
         self._nfc = bool(steps_of(spec.get("normalizer")))
         self._added = {token["content"]: token["id"] for token in added}
         self._special = {token["id"] for token in added if token.get("special")}
-        # Added tokens are looked for in the text as it came; those marked `normalized`, after its normalization.
+        # Added tokens are matched before the text is normalized, and those marked `normalized` after it.
         self._added_before = any_of(token["content"] for token in added if not token.get("normalized"))
         self._added_after = any_of(token["content"] for token in added if token.get("normalized"))
         self._bytes = {i: spelled_bytes(token) for token, i in vocab.items()}
@@ -114,9 +115,9 @@ class Tokenizer:
         self.chat_template, self.template_tokens = read_chat_template(folder)
 
     def encode(self, text: str, allow_added: bool = False) -> list[int]:
-        """Ids of `text`, nothing put in front. Half a surrogate pair, which is no text, becomes U+FFFD.
+        """Ids of `text`, without a begin-of-text token. Half a surrogate pair is not text, and becomes U+FFFD.
 
-        Raises ValueError for 100,000 white-space characters in a row, far more than which end tiktoken's process.
+        ValueError: 100,000 white-space characters in a row. Much longer runs crash tiktoken.
         """
         if len(text) > 100_000 and any(len(run[0]) >= 100_000 for run in re.finditer(r"\s+", text)):
             raise ValueError("a text with 100,000 white-space characters in a row cannot be encoded")
@@ -125,9 +126,9 @@ class Tokenizer:
         return self._encode_text(self._normalize(whole_text(text)))
 
     def encode_inside(self, before: str, text: str, after: str) -> list[int]:
-        """Ids of `before + text + after`, in which added tokens are matched in `before` and `after` only, never in `text`.
+        """Ids of `before + text + after`. Added tokens are matched in `before` and `after`, never in `text`.
 
-        The three are one text: where no added token is between them, a token may reach from one into the next.
+        The three are one text: unless an added token separates them, a token may cover the end of one and the start of the next.
         """
         (*begin, left), (right, *end) = self._parts(before), self._parts(after)
         return self._encode_parts(begin) + self.encode(left + text + right) + self._encode_parts(end)
@@ -135,10 +136,8 @@ class Tokenizer:
     def _parts(self, text: str) -> list[str | int]:
         """`text` split at its added tokens: text, id, text, ..., id, text."""
         parts: list[str | int] = []
-        for i, part in enumerate(
-            self._added_before.split(whole_text(text))
-        ):  # odd places hold what the pattern matched
-            if i % 2:
+        for i, part in enumerate(self._added_before.split(whole_text(text))):
+            if i % 2:  # odd places hold what the pattern matched
                 parts.append(self._added[part])
                 continue
             for j, piece in enumerate(self._added_after.split(self._normalize(part))):
@@ -155,19 +154,19 @@ class Tokenizer:
         data = text.encode()
         if len(data.translate(None, self._absent)) == len(data):
             ranks = self._bpe.encode_ordinary(text)
-        else:  # a byte without a token is dropped from its piece, as in `tokenizers`, and what it parted may merge
+        else:  # as in `tokenizers`, drop bytes without a token from each piece before the merges
             pieces = [match.group().encode() for match in regex.finditer(self._pattern, text)]
             kept = filter(None, (piece.translate(None, self._absent) for piece in pieces))
             ranks = [rank for piece in kept for rank in self._bpe._encode_single_piece(piece)]
         return [self._id_of_rank[rank] for rank in ranks]
 
     def decode(self, ids: list[int], skip_special: bool = False) -> str:
-        """The text of `ids`. Bytes that are no whole UTF-8 character (yet) become U+FFFD."""
+        """The text of `ids`. Bytes that are not a whole UTF-8 character become U+FFFD."""
         kept = (i for i in ids if not (skip_special and int(i) in self._special))
         return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token, perhaps part of a character: a display that grows token by token joins these.
+        """The bytes of one token, which may be part of a character. A streaming display joins them.
 
         Empty for an id without a token: models pad their vocabulary to a round number, and may sample from the padding.
         """
@@ -178,10 +177,10 @@ class Tokenizer:
         return self._added.get(content)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja, byte for byte as they were read.
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, byte for byte as they were read.
 
-        Where there was no tokenizer_config.json, one that has transformers, and engines which load through it, take
-        tokenizer.json as it stands: without, they would split text by the rules of the model's family.
+        If there was no tokenizer_config.json, write one that makes transformers, and engines that load through it, use
+        tokenizer.json unchanged. Without it they would split text by the rules of the model's family.
         """
         ends = [content for content, i in self._added.items() if i in self.eos_ids]
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"eos_token": ends[0]} if ends else {})
@@ -191,7 +190,7 @@ class Tokenizer:
 
 
 def whole_text(text: str) -> str:
-    """`text` with U+FFFD for each half of a surrogate pair, which no encoding can write."""
+    """`text` with U+FFFD in place of each half of a surrogate pair, which UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -201,7 +200,7 @@ def any_of(contents: Iterable[str]) -> re.Pattern:
 
 
 def byte_level_file(special_tokens: list[str]) -> dict:
-    """A tokenizer.json with one token a byte (id = byte), no merges, then the special tokens: 256, 257, ..."""
+    """A tokenizer.json with one token for each byte (id = byte), no merges, and special tokens 256, 257, ..."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = [{"id": 256 + i, "content": content, **flags} for i, content in enumerate(special_tokens)]

@@ -28,11 +28,10 @@ LOOKS, TOKENS_LOOKED_AT = 128, 16_384
 
 def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks.Problem], vocabulary) -> dict:
     """The metrics of a rollout: rewards (P, G), lengths, entropy, temperatures; of a generated task also by kind of token."""
-    taus, has_signal = rollout.temperatures[rollout.mask], ~(rewards == rewards[:, :1]).all(1)
+    taus = rollout.temperatures[rollout.mask]
     entropies = rollout.entropies[rollout.mask]
     metrics = {
         "reward": float(rewards.mean()),
-        "groups_with_signal": float(has_signal.float().mean()),
         "tokens": float(rollout.mask.sum(1).float().mean()),
         "truncated": float((~rollout.finished).float().mean()),
         "entropy": float(entropies.mean()),

@@ -97,7 +97,7 @@ def complete(
     length, context = asked["input_ids"].shape[1], model.config.max_position_embeddings
     max_new_tokens = max_new_tokens or min(1024, context - length)
     if max_new_tokens < 1 or length + max_new_tokens > context:
-        raise ValueError(f"a prompt of {length} tokens and {max_new_tokens} new ones exceed the model's context")
+        raise ValueError(f"a prompt of {length} tokens and {max_new_tokens} new tokens exceed the model's context")
     with TemperaturePolicy(model, head) as policy:
         tokens = model.generate(
             **asked, max_new_tokens=max_new_tokens, num_return_sequences=samples, pad_token_id=tokenizer.pad_token_id,

@@ -1,1 +1,1 @@
-"""What makes sampling and training fast. The plain forms stand in the core files, and tests hold the two together."""
+"""Fast sampling and training.  The plain forms are in the core files, and tests compare the two."""

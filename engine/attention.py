@@ -1,10 +1,10 @@
-"""Who attends to whom: what a decoder layer's queries may read, where it is not simply "each row, all before it".
+"""Attention that reads each prompt once for all its samples.  model.causal is the plain form.
 
-    Cache      sampling: a new token a row reads its prompt, held once for all samples of the prompt, and its completion
-    Packed     training: prompts once, the completions behind them, and no padding between
+    Cache      sampling: each row's new token attends to the prompt, which all its samples share, and to its own completion
+    Packed     training: each prompt once, then the completions, without padding
 
-A layer hands over its queries, keys and values, and gets back what each position has read.  A decode step's is one kernel on
-CUDA (attention_kernel.py), and products everywhere else.
+A layer passes its queries, keys and values, and receives the attention output of each position.  On CUDA a decode step's
+attention is one kernel (attention_kernel.py).  Elsewhere it is a few matrix products.
 """
 
 import functools
@@ -26,7 +26,7 @@ from model import causal
 
 @functools.cache
 def builds_kernels(device: str) -> bool:
-    """Whether kernels are written and compiled for the device: CUDA, with Triton, a C compiler and Python's headers at hand."""
+    """Whether kernels can be compiled for the device.  This needs CUDA, Triton, a C compiler and Python's headers."""
     if device != "cuda":
         return False
     wanted = {
@@ -36,12 +36,12 @@ def builds_kernels(device: str) -> bool:
     }
     missing = [name for name, there in wanted.items() if not there]
     if missing:
-        print(f"without {' and '.join(missing)} rollouts on CUDA take longer, more than twice as long", file=sys.stderr)
+        print(f"without {' and '.join(missing)} rollouts on CUDA take more than twice as long", file=sys.stderr)
     return not missing
 
 
 def step_kernel(device: torch.device) -> Callable | None:
-    """attention_kernel.py's `attend`, one kernel for a decode step; None where there can be none."""
+    """`attend` of attention_kernel.py, one kernel for a decode step; None where it cannot be compiled."""
     if not builds_kernels(device.type):
         return None
     from engine.attention_kernel import attend
@@ -52,19 +52,18 @@ def step_kernel(device: torch.device) -> Callable | None:
 class Cache:
     """Keys and values while sampling: P prompts of at most L tokens, each with G slots for its completions.
 
-    The model's forward pass over the prompts (P, L), padded on the right, fills it, all at once or some after the others;
-    then each step of decoder.py adds one token of each of the n rows that are still written.  A prompt's keys are read once
-    for its G samples:
+    The model's forward pass over the prompts (P, L), padded on the right, fills the cache, in one call or several.  Then each
+    step of decoder.py adds one token to each of the n unfinished rows.  A prompt's keys are read once for its G samples:
 
         softmax([q K_prompt, q K_completion]) [V_prompt, V_completion],     the queries of a prompt's samples as one matrix
 
-    Completions sit in P * G slots, a prompt's side by side.  Rows leave by `keep`, at no cost to the rows that stay; slots
-    are packed anew where that saves a quarter of them.  `attend` never waits for the device, and from one `keep` to the next
-    its shapes and addresses stay the same (without the kernel: for `stride` tokens), so that a step can be captured as a graph.
+    Completions occupy P * G slots.  The slots of a prompt are neighbours.  `keep` removes finished rows without copying the
+    others, and packs the slots only where that saves a quarter of them.  `attend` never waits for the device.  Its shapes and
+    addresses change only after `keep` (and without the kernel every `stride` tokens), so a step can be captured as a graph.
     """
 
     def __init__(self, lengths: Tensor, samples: int, max_new_tokens: int, dtype=torch.float32, stride: int = 1):
-        """lengths (P,) of the prompts.  Without the kernel attention reads completions up to a multiple of `stride` tokens."""
+        """lengths (P,) of the prompts.  Without the kernel, attention reads completions rounded up to a multiple of `stride`."""
         device, prompts, longest = lengths.device, len(lengths), int(lengths.max())
         self.kernel = step_kernel(device)
         self.dtype, self.max_new_tokens, self.stride = dtype, max_new_tokens, stride
@@ -72,36 +71,36 @@ class Cache:
         self.prompt_values: list[Tensor] = []
         self.keys: list[Tensor] = []  # a layer: (P * kv head * G, max_new_tokens, d_head)
         self.values: list[Tensor] = []
-        self.shape, self.version = (prompts, samples), 0  # (P, G); how often rows have left
+        self.shape, self.version = (prompts, samples), 0  # (P, G); how often `keep` was called
         self.longest, self.prompts_read = longest, 0
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
-        # (P * G,), -1 in an empty slot; None: row i is in slot i.
+        # (P * G,), -1 for an empty slot; None: row i is in slot i.
         self.row_of_slot: Tensor | None = None if self.kernel is None else self.slot_of_row
         self.lengths = lengths.repeat_interleave(samples)  # (n,) of each row's prompt
-        self.column = torch.full((1,), -1, device=device)  # of the newest token in its completion
-        self.used = 0  # columns written, known without asking the device
-        self.hides = stride > 1 or bool((lengths < longest).any())  # is there anything that must not be read?
+        self.column = torch.full((1,), -1, device=device)  # the newest token's place in its completion
+        self.used = 0  # columns written, counted on the host
+        self.hides = stride > 1 or bool((lengths < longest).any())  # is a mask needed?
         hidden = torch.ones(prompts, longest + max_new_tokens, dtype=torch.bool, device=device)
         hidden[:, :longest] = torch.arange(longest, device=device) >= lengths[:, None]
         self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))  # (P, L + new)
 
     def extent(self, used: int) -> int:
-        """Columns of completions that attention reads when `used` are written; the kernel asks the device."""
+        """Completion columns that attention reads when `used` are written.  The kernel reads that number on the device."""
         if self.kernel is not None:
             return self.max_new_tokens
         return min(-(-used // self.stride) * self.stride, self.max_new_tokens)
 
     def extend(self) -> Tensor:
-        """Room for one more token a row: their positions (n,)."""
+        """Make room for one more token in each row -> the positions of these tokens (n,)."""
         self.column += 1
         self.used += 1
         self.bias.index_fill_(1, self.column + (self.bias.shape[1] - self.max_new_tokens), 0.0)
         return self.lengths + self.column
 
     def attend(self, layer: int, heads: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
-        """heads (n, head + 2 kv head, d_head), queries, keys and values -> what each row has read, (n, head * d_head).
+        """heads (n, head + 2 kv head, d_head), queries, keys and values -> attention output (n, head * d_head).
 
-        `turn` (decoder.Turn) is done to queries and keys before."""
+        `turn` (decoder.Turn) first norms and rotates queries and keys."""
         if self.kernel is not None:
             held = self.prompt_keys[layer], self.prompt_values[layer], self.keys[layer], self.values[layer]
             return self.kernel(heads, turn, *held, self.lengths, self.row_of_slot, self.column)
@@ -111,7 +110,7 @@ class Cache:
         query, key = turn(query_key).split((heads.shape[1] - 2 * kv_heads, kv_heads), dim=1)
 
         def by_slot(x: Tensor) -> Tensor:  # (n, head, d_head) -> (P * kv head * G, head / kv head, d_head)
-            x = x if self.row_of_slot is None else x[self.row_of_slot.clamp_min(0)]  # empty ones along with row 0
+            x = x if self.row_of_slot is None else x[self.row_of_slot.clamp_min(0)]  # an empty slot repeats row 0
             x = x.to(self.dtype).view(prompts, samples, kv_heads, -1, d_head)
             return x.transpose(1, 2).reshape(prompts * kv_heads * samples, -1, d_head)
 
@@ -133,22 +132,22 @@ class Cache:
         return mixed if self.row_of_slot is None else mixed[self.slot_of_row]
 
     def write(self, held: Tensor, new: Tensor) -> None:
-        """The newest column of `held` (slots, max_new_tokens, d_head) from `new` (slots, 1, d_head)."""
+        """Write `new` (slots, 1, d_head) to the newest column of `held` (slots, max_new_tokens, d_head)."""
         if self.stride == 1:
             held[:, self.used - 1 : self.used] = new
-        else:  # a graph replays addresses, so where it writes must be told by the device
+        else:  # a graph replays fixed addresses, so the column must be a tensor on the device
             held.index_copy_(1, self.column, new)
 
     def reader(self, tokens: Tensor):
-        """The next prompts (count, L): their positions, and what the layers call in turn in a forward pass over them.
+        """The next prompts (count, L) -> their positions, and the function that each layer calls for its attention.
 
-        Each row reads as by `model.causal`: no token reads padding on the right.
+        Attention is model.causal: no token reads padding on its right.  Keys and values are stored.
         """
         count, layers = len(tokens), itertools.count()
         rows = slice(self.prompts_read, self.prompts_read + count)
         self.prompts_read += count
         if self.prompts_read > self.shape[0]:
-            raise ValueError(f"a cache of {self.shape[0]} prompts is given {self.prompts_read}")
+            raise ValueError(f"a cache for {self.shape[0]} prompts received {self.prompts_read}")
 
         def read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             layer, kv_heads = next(layers), key.shape[2]
@@ -162,20 +161,20 @@ class Cache:
         return torch.arange(tokens.shape[1], device=tokens.device)[None], read
 
     def make_room(self, kv_heads: int, d_head: int, device: torch.device) -> None:
-        """For one more layer."""
+        """Allocate keys and values of one more layer."""
         prompts, samples = self.shape
         rows = prompts * kv_heads
         for held in (self.prompt_keys, self.prompt_values):
             held.append(torch.empty(rows, self.longest, d_head, dtype=self.dtype, device=device))
-        make = torch.zeros if self.kernel is None else torch.empty  # the kernel reads what is written, and nothing else
+        make = torch.zeros if self.kernel is None else torch.empty  # the kernel reads written columns only
         for held in (self.keys, self.values):
             held.append(make(rows * samples, self.max_new_tokens, d_head, dtype=self.dtype, device=device))
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows (ascending) go on."""
+        """Keep only these rows, in ascending order."""
         self.slot_of_row, self.lengths, self.version = self.slot_of_row[rows], self.lengths[rows], self.version + 1
         prompts, samples = self.shape
-        counts = torch.bincount(self.slot_of_row // samples, minlength=prompts)  # rows left of each prompt
+        counts = torch.bincount(self.slot_of_row // samples, minlength=prompts)  # (P,) unfinished rows of each prompt
         asked, most = counts.nonzero()[:, 0], int(counts.max())
         if len(asked) * most <= 0.75 * prompts * samples:
             self.pack(asked, most, counts)
@@ -183,14 +182,13 @@ class Cache:
         self.row_of_slot[self.slot_of_row] = torch.arange(len(rows), device=rows.device)
 
     def pack(self, asked: Tensor, most: int, counts: Tensor) -> None:
-        """Prompts with a row left, as many slots each as the fullest of them needs."""
+        """Keep the prompts `asked`, with `most` slots each; counts (P,) are the unfinished rows of each old prompt."""
         prompts, samples = self.shape
-        first = (counts.cumsum(0) - counts)[self.slot_of_row // samples]  # of each row, its prompt's first row
-        place = torch.arange(len(first), device=first.device) - first  # its place among them
-        rank = (counts > 0).long().cumsum(0)[self.slot_of_row // samples] - 1  # its prompt's among those left
-        source = torch.zeros(
-            len(asked), most, dtype=torch.long, device=first.device
-        )  # (P', G') the slot that moves there
+        first = (counts.cumsum(0) - counts)[self.slot_of_row // samples]  # (n,) the first row of its prompt
+        place = torch.arange(len(first), device=first.device) - first  # (n,) its place among the prompt's rows
+        rank = (counts > 0).long().cumsum(0)[self.slot_of_row // samples] - 1  # (n,) its prompt's new number
+        # (P', G') the old slot of each new one
+        source = torch.zeros(len(asked), most, dtype=torch.long, device=first.device)
         source[rank, place] = self.slot_of_row % samples
         self.slot_of_row, self.shape = rank * most + place, (len(asked), most)
         self.bias = self.bias[asked]
@@ -204,7 +202,7 @@ class Cache:
 
 
 def dot(query: Tensor, key: Tensor) -> Tensor:
-    """q k^T in float32, (batch, T, d) and (batch, S, d) -> (batch, T, S): scores in bfloat16 would be off by percents."""
+    """q k^T in float32, (batch, T, d) and (batch, S, d) -> (batch, T, S).  In bfloat16 scores would be wrong by percents."""
     if query.dtype == torch.float32:
         return torch.bmm(query, key.transpose(1, 2))
     if query.is_cuda:
@@ -214,26 +212,26 @@ def dot(query: Tensor, key: Tensor) -> Tensor:
 
 
 class Packed:
-    """Training: rows (B, T) of prompts and completions as one sequence of N tokens, each distinct prompt once, hardly padded.
+    """Training: rows (B, T) of prompts and completions as one sequence of N tokens, with each distinct prompt once.
 
-    What is computed token by token (nearly everything) sees (1, N); only `attend` pads, to (P, L) prompts, which read
-    themselves, and (B, C) completions, which read their prompt and themselves.
+    Layers that work token by token see (1, N), without padding.  Only `attend` pads: to prompts (P, L), which attend to
+    themselves, and to completions (B, C), which attend to their prompt and themselves.
     """
 
     def __init__(self, tokens: Tensor, lengths: Tensor, mask: Tensor):
-        """tokens (B, T), lengths (B,) of the prompts, mask (B, T) of the tokens whose `drawing` state is wanted."""
+        """tokens (B, T), lengths (B,) of the prompts, mask (B, T): True for tokens whose drawing state is needed."""
         (batch, width), device = tokens.shape, tokens.device
         columns, longest = torch.arange(width, device=device), int(lengths.max())
         padded = torch.where(columns < lengths[:, None], tokens, -1)[:, :longest]
         prompts, self.group = torch.unique(padded, dim=0, return_inverse=True)  # (P, L), (B,)
-        last = (columns * mask).amax(1, keepdim=True)  # the last token wanted; it draws nothing that is
+        last = (columns * mask).amax(1, keepdim=True)  # the last masked token: no masked token is drawn from it
         places = lengths[:, None] + torch.arange(max(1, int((last[:, 0] - lengths).max())), device=device)  # (B, C)
         of_prompt, of_completion = prompts >= 0, places < last
         places = places.clamp(max=width - 1)
         sequence = torch.cat((prompts[of_prompt], tokens.gather(1, places)[of_completion]))
         positions = torch.cat((columns[:longest].expand_as(prompts)[of_prompt], places[of_completion]))
         self.tokens, self.positions = sequence[None], positions[None]  # (1, N)
-        # Where a padded place is in the sequence (padding: at the token before, and masked), and the other way round.
+        # Indices from the padded places into the sequence, and back.  Padding repeats the token before it, and is masked.
         self.of_prompt, self.of_completion = (
             of_prompt.flatten().nonzero()[:, 0],
             of_completion.flatten().nonzero()[:, 0],
@@ -246,19 +244,18 @@ class Packed:
         self.readable = torch.cat(
             (of_prompt[self.group][:, None].expand(-1, count, -1), causal_mask.expand(batch, -1, -1)), dim=2
         )[:, None]  # (B, 1, C, L + C)
-        # The state that draws a token is its predecessor's: the last of the prompt draws the first of the completion.
-        predecessor = torch.cat(
-            (self.prompt_at[self.group, lengths - 1][:, None], self.completion_at), dim=1
-        )  # (B, C + 1)
+        # A token is drawn from the state of its predecessor.  The prompt's last token draws the completion's first.
+        last_of_prompt = self.prompt_at[self.group, lengths - 1][:, None]
+        predecessor = torch.cat((last_of_prompt, self.completion_at), dim=1)  # (B, C + 1)
         row, column = mask.nonzero(as_tuple=True)
-        self.drawing = predecessor[row, column - lengths[row]]  # (number of tokens wanted,), in the order of `mask`
+        self.drawing = predecessor[row, column - lengths[row]]  # (number of masked tokens,), in the order of `mask`
 
     def reader(self, tokens: Tensor):
-        """The positions (1, N) of `self.tokens`, and what each layer calls."""
+        """The positions (1, N) of `self.tokens`, and the function that each layer calls for its attention."""
         return self.positions, self.attend
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """All (1, N, head, d_head)."""
+        """query, key, value and the result: (1, N, head, d_head)."""
 
         def pad(x: Tensor, at: Tensor) -> Tensor:  # (1, N, head, d_head) -> (rows, places, head, d_head)
             return x[0].index_select(0, at.flatten()).view(*at.shape, *x.shape[2:])

@@ -1,15 +1,14 @@
-"""Attention of a decode step as one Triton kernel, for CUDA: what `Cache.attend` computes, each byte read once.
+"""Attention of a decode step as one Triton kernel, for CUDA.  It computes what `Cache.attend` computes, and reads each byte once.
 
-A program has one key/value head of a few samples of one prompt.  Its query rows (sample, head of the group) read the prompt's
-keys together, then each sample's completion for its own rows, with the running softmax of FlashAttention (arXiv 2205.14135):
+Each program handles one key/value head of a few samples of one prompt.  Its query rows are (sample, head of the group).  All rows
+read the prompt's keys together.  Then each row reads its own completion.  Both use FlashAttention's running softmax (arXiv 2205.14135):
 
     top' = max(top, max s)     total' = total e^(top - top') + sum e^(s - top')     mixed' = mixed e^(top - top') + e^(s - top') V
 
-The newest token starts it off (its score, 1, its value), from the registers that it is written to the cache from, so that nothing
-waits for that write.  Its queries and keys come as the product of the weights leaves them, and are normed and rotated on the way in
-(decoder.Turn).  Only columns that are written are read, however many there is room for.
+The newest token initialises (top, total, mixed) with (its score, 1, its value), from registers, so nothing waits for the write to the
+cache.  The kernel norms and rotates queries and keys itself (decoder.Turn).  It reads only columns that have been written.
 
-Triton comes with torch on Linux.  tests/test_attention_kernel.py runs it on a CPU, by Triton's interpreter.
+Triton comes with torch on Linux.  tests/test_attention_kernel.py runs the kernel on a CPU, with Triton's interpreter.
 """
 
 import math
@@ -23,7 +22,7 @@ from torch import Tensor
 def read(
     keys, values, first, count, query, scale, mine, top, total, mixed, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The rows `mine` read `count` keys and values, the first of them `first` rows of d_head from the pointers."""
+    """Rows `mine` attend to `count` keys and values, which start `first` rows of d_head after the pointers."""
     d = tl.arange(0, WIDTH)
     for start in range(0, count, BLOCK):
         column = start + tl.arange(0, BLOCK)
@@ -41,9 +40,9 @@ def read(
 
 @triton.jit
 def turned(heads, row, head, all_heads, norms, cosine, sine, floor, real, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Of each row one head, (rows, WIDTH) in float32, as decoder.Turn has it."""
+    """One head of each row after decoder.Turn, (rows, WIDTH) in float32."""
     d = tl.arange(0, WIDTH)
-    other, there = (d + D // 2) % D, real[:, None] & (d < D)[None, :]  # `other`: of the pair that is rotated
+    other, there = (d + D // 2) % D, real[:, None] & (d < D)[None, :]  # `other`: the partner in the rotated pair
     at = heads + (row * all_heads + head)[:, None] * D
     x, y = tl.load(at + d[None, :], there, 0.0).to(tl.float32), tl.load(at + other[None, :], there, 0.0).to(tl.float32)
     if norms is not None:
@@ -63,15 +62,15 @@ def attend_kernel(
     lengths, row_of_slot, column, out, scale, samples, kv_heads, longest, room,
     GROUP: tl.constexpr, TOGETHER: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program's rows are r = sample * GROUP + head of the group; scores are in bits, for exp2."""
+    """A program's rows are r = sample * GROUP + head of the group.  Scores are in bits, for exp2."""
     chunks = tl.cdiv(samples, TOGETHER)
-    program, written = tl.program_id(0), tl.load(column)  # columns that are there already
+    program, written = tl.program_id(0), tl.load(column)  # columns in the cache
     head = program // chunks  # prompt * kv_heads + kv head
     kv, prompt, chunk = head % kv_heads, head // kv_heads, program % chunks
     r, d = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    sample, of_group = chunk * TOGETHER + r // GROUP, kv * GROUP + r % GROUP  # of the prompt; of all heads
+    sample, of_group = chunk * TOGETHER + r // GROUP, kv * GROUP + r % GROUP  # within the prompt; among all heads
     real = (r < TOGETHER * GROUP) & (sample < samples)
-    row = tl.load(row_of_slot + prompt * samples + sample, real, -1)  # -1: nobody's slot
+    row = tl.load(row_of_slot + prompt * samples + sample, real, -1)  # -1: an empty slot
     real = real & (row >= 0)
     both = real[:, None] & (d < D)[None, :]
     all_heads, of_key = kv_heads * GROUP + 2 * kv_heads, tl.full((ROWS,), kv_heads * GROUP, tl.int32) + kv
@@ -86,7 +85,7 @@ def attend_kernel(
     length = tl.max(tl.load(lengths + row, real, 0), 0)
     at = head.to(tl.int64) * longest
     top, total, mixed = read(prompt_keys, prompt_values, at, length, q, scale, real, top, total, mixed, D, WIDTH, BLOCK)
-    slots = head.to(tl.int64) * samples + chunk * TOGETHER  # keys and values of a prompt's head lie slot by slot
+    slots = head.to(tl.int64) * samples + chunk * TOGETHER  # keys and values of a prompt's head are ordered by slot
     for i in range(TOGETHER):
         mine = real & (r // GROUP == i)
         count = tl.where(tl.max(mine.to(tl.int32), 0) > 0, written, 0)
@@ -101,8 +100,9 @@ def attend_kernel(
 
 
 def tile(row_bytes: int) -> tuple[int, int, int]:
-    """Keys that a program reads at once, how many reads are under way, and its warps: what was fastest on an H200 at 256 bytes a
-    key.  The reads are in a multiprocessor's shared memory, of which most cards have 99 KiB for a program.
+    """Bytes of a key -> keys that a program reads at once, pipeline stages, warps.
+
+    These were fastest on an H200 at 256 bytes a key.  The stages share a multiprocessor's memory: 99 KiB a program on most cards.
 
     >>> tile(2 * 64), tile(2 * 128), tile(4 * 128), tile(4 * 256)
     ((64, 4, 2), (32, 4, 2), (32, 3, 4), (32, 2, 4))
@@ -118,12 +118,16 @@ def attend(
     heads: Tensor, turn: tuple[Tensor | None, ...], prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor,
     lengths: Tensor, row_of_slot: Tensor, column: Tensor, together: int = 0,
 ) -> Tensor:  # fmt: skip
-    """heads (n, head + 2 kv head, d_head): queries, keys and values of the newest tokens, which stand in `column` (1,); `turn` is
-    decoder.Turn, which queries and keys still want.
+    """Write the newest keys and values to the cache; return the attention output (n, head * d_head).
 
-    prompt_keys (P * kv head, L, d_head), keys (P * kv head * G, room, d_head), and the same of values; `lengths` (n,) of the
-    rows' prompts; `row_of_slot` (P * G,), -1 where nobody is.  `together`: samples of a prompt in a program.  Writes the newest
-    keys and values, and gives what each row has read, (n, head * d_head).
+    heads            (n, head + 2 kv head, d_head) queries, keys and values of the newest tokens
+    turn             decoder.Turn, not yet applied to queries and keys
+    prompt_keys      (P * kv head, L, d_head), and prompt_values
+    keys             (P * kv head * G, room, d_head), and values
+    lengths          (n,) of the rows' prompts
+    row_of_slot      (P * G,), -1 for an empty slot
+    column           (1,) where the newest tokens go
+    together         samples of a prompt in one program; 0: chosen here
     """
     (rows, all_heads, d_head), samples = heads.shape, len(keys) // len(prompt_keys)
     prompts = len(row_of_slot) // samples

@@ -1,13 +1,16 @@
-"""The decoder as sampling runs it: one token a row, the weights of model.py in fewer and larger products.
+"""The fast decoder for sampling: one new token for each row, with the weights of model.py in fewer and larger products.
 
-model.py is the one to read: `Decoder(transformer)(token, cache)` gives what `Transformer` gives for the whole rows, and
-tests/test_model.py holds the two together.  What differs is speed: q, k and v are one product, as are gate and up; and the
-weights are in the dtype of computation, so that no token pays for a conversion.  They are copied from the float32 masters
-when a rollout begins, which takes as long as one or two of its steps, and go when it ends: training has their memory, and no
-copy can be out of date.  (A graph keeps what a step writes, some tens of MiB, until the next.)
+model.Transformer is the one to read.  `Decoder(transformer)(token, cache)` gives the same hidden states, and tests/test_model.py
+compares the two.  Only speed differs:
 
-On CUDA a step is captured as a graph and replayed.  Attention is one kernel there (attention_kernel.py), `Turn` included, and so are
-`add_norm` and `gated`, which torch.compile writes: a layer is four products and four kernels between them.
+    q, k and v are one product, and so are gate and up
+    weights are in the dtype of computation, so no step converts them
+
+Weights are copied from the float32 master weights at the start of each rollout, which takes as long as one or two steps.  The copy
+is freed at the end, so training has the memory and no copy is ever stale.  A CUDA graph keeps some tens of MiB until the next one.
+
+On CUDA a step is captured as a graph and replayed.  A layer is four products with four kernels between them: attention with `Turn`
+(attention_kernel.py), `add_norm` twice, and `gated`.  torch.compile writes the last three.
 """
 
 import contextlib
@@ -24,18 +27,18 @@ from model import WideProduct, rotate, waves
 
 
 def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x + delta (n, d), and its RMS norm in `dtype`; weight (d,)."""
+    """x + delta (n, d), and its RMS norm in `dtype`; weight is (d,)."""
     x = x + delta
     return x, F.rms_norm(x, weight.shape, weight, eps).to(dtype)
 
 
 def to_unit(x: Tensor, floor: Tensor) -> Tensor:
-    """x / hypot(|x|, floor): with floor = sqrt(d eps), an RMS norm's x / sqrt(mean x^2 + eps) over sqrt(d)."""
+    """x / hypot(|x|, floor).  With floor = sqrt(d eps) this is the RMS norm x / sqrt(mean x^2 + eps), divided by sqrt(d)."""
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
 
 
 class Turn(NamedTuple):
-    """What is done to queries and keys before they meet: normed, where there is a `scale`; rotated, where there are waves."""
+    """Norm (if there is a `scale`) and rotate (if there are waves) queries and keys before attention."""
 
     scale: Tensor | None  # (head + kv head, d_head) sqrt(d_head) w
     cosine: Tensor | None  # (n, 1, d_head)
@@ -56,11 +59,11 @@ def gated(wide: Tensor) -> Tensor:
 
 
 class Norm:
-    """A norm of model.py, in the dtype of the product that reads it.  An RMS norm on a CPU by `to_unit`.
+    """A norm of model.py, in the dtype of the product that reads it.
 
-    There torch has no one operation for it but seven, and with the few rows of a step each costs its call; these are three.
-    What is left, `scale` = sqrt(d) w, goes into the weights of the product.  None: the norm is done whole, as on a GPU, and in
-    bfloat16, where those weights would be rounded otherwise than in training.
+    On a CPU torch computes an RMS norm in seven operations, and with few rows each call's overhead counts.  `to_unit` has three.
+    The remaining factor, `scale` = sqrt(d) w, is multiplied into the weights of the product.  It is None on a GPU and in
+    bfloat16, where the product of the weights would round differently from training: there the norm is computed whole.
     """
 
     def __init__(self, norm: torch.nn.Module, dtype: torch.dtype, device: torch.device):
@@ -82,7 +85,7 @@ class Norm:
 class Decoder:
     @torch.no_grad()
     def __init__(self, transformer, layer: int | None = None):
-        """After each call `inner` is the state after `layer` layers, where there is one (n, d_model)."""
+        """`layer`: after each call `inner` (n, d_model) is the state after so many layers."""
         self.model, c = transformer, transformer.config
         self.layer, self.inner = layer, None
         self.dtype = transformer.compute_dtype or transformer.embed.weight.dtype
@@ -106,7 +109,7 @@ class Decoder:
         self.unembedding = Product(unembedding.weight.to(self.dtype))
 
     def join(self, *linears, scale: Tensor | None = None) -> Product:
-        """Layers that read the same input, times `scale` (in,), as one."""
+        """Linear layers that read the same input as one product; `scale` (in,) multiplies their weights."""
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears]).to(self.dtype)
         weights = [linear.weight.to(self.dtype) for linear in linears]
         weights = weights if scale is None else [weight * scale for weight in weights]
@@ -119,9 +122,9 @@ class Decoder:
         return WideProduct.apply(hidden.to(self.dtype), self.unembedding.weight)
 
     def __call__(self, token: Tensor, cache: Cache) -> Tensor:
-        """token (n,) -> hidden (n, d_model), which draws the next."""
+        """token (n,) -> hidden (n, d_model), from which the next token is drawn."""
         positions, model, cosine, sine = cache.extend(), self.model, None, None  # (n,)
-        x, delta = model.embed(token), None  # delta: what a layer adds, added where the next norm reads it
+        x, delta = model.embed(token), None  # delta: a layer's output, which the next norm adds to x
         if model.position is not None:
             x = x + model.position(positions)
         else:
@@ -144,9 +147,9 @@ def can_capture(device: torch.device) -> bool:
 
 
 class Graph:
-    """A step captured once and replayed: a launch for hundreds of kernels.  Captured again where a shape changes.
+    """A step captured once and replayed: one launch for hundreds of kernels.  A change of shape captures it again.
 
-    The first step of a shape is not captured: libraries set themselves up, and kernels are compiled, at their first call."""
+    The first step of each shape runs without capture, because libraries initialise and kernels compile at their first call."""
 
     def __init__(self, decoder: Decoder, cache: Cache):
         self.decoder, self.cache = decoder, cache
@@ -155,9 +158,9 @@ class Graph:
         self.hidden: Any = None
 
     def __call__(self, token: Tensor) -> Tensor:
-        """As Decoder; what it returns is overwritten by the next call, of this or of any graph on the device: they share memory."""
+        """As Decoder.  The next call of any graph on the device overwrites the result, because graphs share memory."""
         shape = (self.cache.version, self.cache.extent(self.cache.used + 1))
-        with torch.cuda.device(token.device):  # cuda:1 too: kernels, streams and graphs are of the current device
+        with torch.cuda.device(token.device):  # for cuda:1: kernels, streams and graphs belong to the current device
             if shape != self.shape:
                 self.graph, self.hidden, self.shape = None, None, shape
                 return self.decoder(token, self.cache)
@@ -175,15 +178,15 @@ class Graph:
         self.cache.used = used  # capturing runs nothing
 
 
-# Of each device the stream of its captures, and the last graph: the next takes over its memory.
+# Device -> the stream of its captures, and its last graph, whose memory the next graph takes over.
 LAST: dict[int, Any] = {}
 
 
 @contextlib.contextmanager
 def capturing(graph):
-    """As torch.cuda.graph, but memory that is free stays with torch, of whom training asks for it next."""
+    """As torch.cuda.graph, but torch keeps its free memory, which training needs next."""
     device = torch.cuda.current_device()
-    if torch.cuda.mem_get_info()[0] < 2**31:  # a capture cannot take what torch keeps
+    if torch.cuda.mem_get_info()[0] < 2**31:  # a capture cannot use memory that torch keeps
         torch.cuda.empty_cache()
     stream, last = LAST.get(device) or (torch.cuda.Stream(), None)
     stream.wait_stream(torch.cuda.current_stream())

@@ -1,16 +1,16 @@
 """One run on many processes, on one machine or several: `torchrun --nproc-per-node=N train.py`.
 
-Each process asks its own share of a step's problems and adds its part of the gradient,
+Each process samples its own share of a step's problems and adds its part of the gradient,
 
     dL/dtheta  =  sum over processes  1/N  sum over its tokens  dl_t,         N = the sampled tokens of all processes
 
-so the update is that of one process with the whole batch, however unevenly the tokens fall.  One process writes.
+so the update equals that of one process with the whole batch, however the tokens are distributed.  The first process writes.
 
-    as it is     every process holds weights, gradients and both of Adam's moments, 16 bytes a parameter
-    --shard      FSDP2: each holds 1/W of these, gathers a layer at a time, and samples from a whole copy (on a GPU 2
-                 bytes a parameter, 4 of the embedding), gathered after each step; the same update, but for rounding
+    default      every process holds weights, gradients and both of Adam's moments: 16 bytes a parameter
+    --shard      FSDP2: each process holds 1/W of these and gathers one layer at a time.  It samples from a whole copy, gathered
+                 after each step: on a GPU 2 bytes a parameter, 4 for the embedding.  The update differs only by rounding.
 
-What that costs, and when to leave it for something else: docs/scaling.md.  In a single process all of this does nothing.
+docs/scaling.md has the costs, and says when to use another system.  With a single process this file does nothing.
 """
 
 import copy
@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 def size() -> int:
-    """W, how many processes torchrun has started; 1 without it."""
+    """W, the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -38,33 +38,34 @@ def is_first() -> bool:
 
 
 def is_first_here() -> bool:
-    """Whether this process speaks for its machine."""
+    """Whether this process prints for its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def start(device: str) -> str:
-    """Join the other processes; the device of this one."""
+    """Join the other processes -> the device of this process."""
     if size() == 1:
         return device
     on_cuda = device.startswith("cuda")
     if on_cuda:
         here, there_are = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if here > there_are:
-            raise ValueError(f"{here} processes, and {there_are} CUDA devices here: --nproc-per-node={there_are}")
+            raise ValueError(
+                f"{here} processes, but this machine has {there_are} CUDA devices: use --nproc-per-node={there_are}"
+            )
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if not dist.is_initialized():  # named: left to itself, torch takes NCCL wherever there is a GPU, used or not
+    if not dist.is_initialized():  # name the backend: by default torch uses NCCL if there is a GPU, even an unused one
         backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=1))  # while the first evaluates, the others wait
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while the first process evaluates
     return device
 
 
 def stop() -> None:
-    """End this process, as one of several, after all have come here: nothing of it is run after this.
+    """With several processes: wait for all of them, then exit this process with status 0.
 
-    Together, because a connection that the other end has closed can abort a process that is still at work.  And at once: torch
-    keeps the group in caches of its own (of what is sharded; as defaults of torch.distributed.nn's functions), so that its
-    threads live on while Python takes itself apart: the likely reason that one was aborted there now and then.
+    They exit together, because a process can be aborted when the other end closes its connection.  They exit without Python's
+    shutdown, because torch's caches keep the process group alive, and its threads probably caused the rare aborts seen there.
     """
     if dist.is_initialized():
         dist.barrier()
@@ -75,13 +76,13 @@ def stop() -> None:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if size() > 1:
         dist.barrier()
 
 
 def share(items: list) -> list:
-    """The part of `items` that is this process's; their number is a multiple of W."""
+    """This process's part of `items`, whose number is a multiple of W."""
     each = len(items) // size()
     return items[rank() * each : (rank() + 1) * each]
 
@@ -94,13 +95,13 @@ def total(number: Tensor) -> Tensor:
     return number
 
 
-def any_of(flag: bool, device="cpu") -> bool:
-    """Whether it is true in any process: what one decides, all do."""
-    return bool(total(torch.tensor(float(flag), device=device)) > 0)
+def any_of(flag: bool) -> bool:
+    """Whether `flag` is true in any process, so that all processes decide the same."""
+    return bool(total(torch.tensor(float(flag))) > 0)
 
 
 def mean(metrics: dict[str, float]) -> dict[str, float]:
-    """Over the processes that have each, in the order of the first; what is the same in all stays as it is."""
+    """The mean of each metric over the processes that have it.  Equal values stay exactly as they are."""
     if size() == 1:
         return metrics
     found: list = [None] * size()
@@ -114,7 +115,7 @@ def is_sharded(module: torch.nn.Module) -> bool:
 
 
 def add_gradients(module: torch.nn.Module) -> None:
-    """Replace each gradient by the sum over processes; of what is sharded, the backward pass has done it."""
+    """Replace each gradient by its sum over processes.  With --shard the backward pass already did."""
     if size() == 1 or is_sharded(module):
         return
     for parameter in module.parameters():
@@ -125,13 +126,13 @@ def add_gradients(module: torch.nn.Module) -> None:
 
 
 def clip(module: torch.nn.Module, max_norm: float) -> float:
-    """Scale the gradient down to `max_norm`; its norm before."""
+    """Scale the gradient down to `max_norm` -> its norm before that."""
     return float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)))
 
 
 def in_step(module: torch.nn.Module, batches):
-    """(micro-batch, weight).  Where layers are gathered, all processes take equally many: one with fewer repeats a row with
-    weight 0."""
+    """(micro-batch, weight).  With --shard all processes need the same number of micro-batches, because they gather layers
+    together.  A process with fewer repeats its first row with weight 0."""
     batches = list(batches)
     most = len(batches)
     if is_sharded(module):
@@ -147,11 +148,11 @@ def in_step(module: torch.nn.Module, batches):
 
 
 def shard(transformer, device: str):
-    """Spread the transformer over all processes, a layer at a time; returns a whole copy to sample from (see `refresh`)."""
+    """Shard the transformer over all processes, layer by layer -> a whole copy for sampling, which `refresh` updates."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     sampler = copy.deepcopy(transformer).requires_grad_(False)
-    for module in sampler.modules():  # what autocast would convert at each use anyway
+    for module in sampler.modules():  # autocast would convert them at each use
         if isinstance(module, torch.nn.Linear) and transformer.compute_dtype is not None:
             module.to(transformer.compute_dtype)
     sampler.to(device)
@@ -167,14 +168,14 @@ def shard(transformer, device: str):
 
 @torch.no_grad()
 def refresh(sampler, transformer) -> None:
-    """Gather the weights into the copy that samples."""
+    """Gather the weights into the copy for sampling."""
     if sampler is not transformer:
         for ours, theirs in zip(sampler.parameters(), transformer.parameters(), strict=True):
             ours.copy_(theirs.to(ours.dtype).full_tensor())
 
 
 def whole(value):
-    """A tensor, or a tree of them, without shards; all processes call it."""
+    """Gather a tensor, or a tree of them, from its shards.  All processes must call this."""
     if isinstance(value, dict):
         return {name: whole(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -183,7 +184,7 @@ def whole(value):
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """`optimizer.load_state_dict` of a whole state, cut up as its parameters are."""
+    """`optimizer.load_state_dict` of a gathered state, sharded like the parameters."""
     from torch.distributed.tensor import distribute_tensor
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

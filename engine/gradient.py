@@ -1,9 +1,10 @@
-"""The fast gradient of rl.token_step and rl.temperature_step; rl.PlainGradient is the one to read.  (tests/test_engine.py)
+"""The fast gradient of rl.token_step and rl.temperature_step.  rl.PlainGradient is the one to read, and tests/test_engine.py
+compares the two.
 
-states           each prompt is read once for all its samples, and nothing is padded                     attention.Packed
-micro_batches    rows of like length, or all samples of a prompt, within a budget of tokens              micro_batches.py
-total, clip      over several processes                                                                  distributed.py
-attempt          where CUDA's memory ends, once more with half the budget, which the run then keeps
+states           read each prompt once for all its samples, without padding                              attention.Packed
+micro_batches    rows of similar length, or all samples of a prompt, within a budget of tokens           micro_batches.py
+total, clip      sum over several processes                                                              distributed.py
+attempt          when memory runs out, try once more with half the budget, and keep it for the run
 """
 
 import sys
@@ -19,7 +20,7 @@ from engine.micro_batches import micro_batches, prompts_are_worth_sharing
 
 class FastGradient:
     def __init__(self, micro_batch_tokens: int = 16_384, retries: int = 1):
-        """retries=0 where processes gather layers together: one of them cannot try again alone."""
+        """Use retries=0 with --shard: processes gather each layer together, so none can try again alone."""
         self.micro_batch_tokens, self.retries = micro_batch_tokens, retries
 
     def states(self, transformer, rollout) -> Tensor:
@@ -31,7 +32,7 @@ class FastGradient:
             return transformer(rollout.tokens)[:, :-1][rollout.mask[:, 1:]]
 
     def micro_batches(self, module, rollout) -> Iterator[tuple[Tensor, float]]:
-        """(rows, weight); a process with fewer micro-batches than another repeats a row with weight 0, if layers are gathered."""
+        """(rows, weight) as in rl.PlainGradient; weight 0 occurs only with --shard (distributed.in_step)."""
         return distributed.in_step(module, micro_batches(rollout, self.micro_batch_tokens))
 
     def total(self, value: Tensor) -> Tensor:
@@ -42,15 +43,18 @@ class FastGradient:
         return distributed.clip(module, max_norm)
 
     def attempt(self, gradient):
-        """gradient(); OutOfMemoryError where retries are used up.  Micro-batches change no gradient, but for rounding."""
+        """gradient(), which micro-batches change only by rounding.  OutOfMemoryError: no retries are left."""
         while True:
             try:
                 return gradient()
             except torch.OutOfMemoryError:
                 if not self.retries:
                     raise
-            # Here, and not in the except clause, whose traceback would hold the tensors that did not fit.
+            # Not in the except clause: its traceback would keep the tensors that did not fit.
             self.retries, self.micro_batch_tokens = self.retries - 1, max(1, self.micro_batch_tokens // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            print(f"\nout of memory: from here on with --micro-batch-tokens {self.micro_batch_tokens}", file=sys.stderr)
+            print(
+                f"\nout of memory: the run continues with --micro-batch-tokens {self.micro_batch_tokens}",
+                file=sys.stderr,
+            )

@@ -1,4 +1,4 @@
-"""How much memory is free, and how many completions it holds at once."""
+"""How much memory is free, and how many completions fit in it at once."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ MOST_ROWS = 512
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of the device; on a CPU what the system could give without swapping, 8 GiB where it does not say."""
+    """Free memory of the device.  On a CPU: what is available without swapping, or 8 GiB where the system does not say."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, and unused
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch and unused
         return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -25,16 +25,16 @@ def free_bytes(device: torch.device) -> int:
 
 
 def bytes_per_row(transformer, length: int) -> int:
-    """Keys and values of one completion, prompt included, of `length` tokens."""
+    """Bytes of the keys and values of one row of `length` tokens, prompt and completion."""
     c = transformer.config
     bytes_per_number = (transformer.compute_dtype or transformer.embed.weight.dtype).itemsize
     return 2 * c.n_layers * c.n_kv_heads * c.d_head * bytes_per_number * length
 
 
 def rows_at_once(transformer, length: int, budget: int = 0) -> int:
-    """How many rows of `length` tokens have their keys and values in `budget` bytes (0: half of what is free).
+    """How many rows of `length` tokens fit their keys and values in `budget` bytes; 0: half of the free memory.
 
-    A power of two, so that it does not change with every megabyte: from 1 to 512.
+    The result is a power of two from 1 to 512, so small changes of the free memory do not change it.
     """
     budget = budget or free_bytes(transformer.device) // 2
     rows = max(1, min(MOST_ROWS, budget // bytes_per_row(transformer, length)))

@@ -1,8 +1,10 @@
-"""Which rows of a rollout are computed together: as many as fit a budget of tokens, with as little done twice as possible.
+"""Which rows of a rollout are computed together: as many as fit a budget of tokens.
 
-The gradient does not depend on it (rl.ascend divides by the tokens of the whole batch); memory and time do.  Two ways to
-save time exclude each other: rows of like length together, so that little is padding; or the samples of a prompt together, so
-that the prompt is read once (attention.Packed).
+Micro-batches change memory and time.  They do not change the gradient, because rl.ascend divides by the tokens of the whole batch.
+There are two ways to save time, and they exclude each other:
+
+    rows of similar length together       little padding
+    all samples of a prompt together      the prompt is read once (attention.Packed)
 """
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor
 
 
 def micro_batches(rollout, token_budget: int):
-    """Row indices, so that rows * longest stays within the budget (or one row alone).
+    """Row indices of each micro-batch: rows * longest is at most the budget, or there is one row.
 
-    Rows of like length are together, so that little is padding; or those of a prompt, where it is worth sharing.
+    Samples of a prompt stay together where its prompt is worth sharing.  Otherwise rows are sorted by length.
     """
     if prompts_are_worth_sharing(rollout):
         yield from whole_groups(rollout, token_budget)
@@ -26,9 +28,9 @@ def micro_batches(rollout, token_budget: int):
 
 
 def whole_groups(rollout, token_budget: int):
-    """Neighbouring rows, so that prompts + rows * longest completion stays within the budget: a prompt counts once.
+    """Neighbouring rows: prompts + rows * longest completion is at most the budget, and each prompt counts once.
 
-    Cut between two prompts, unless the samples of one are more than the budget.
+    Batches end between two prompts, unless the samples of one prompt exceed the budget.
     """
     fields = (begins_a_prompt(rollout), rollout.prompt_lengths, rollout.mask.sum(1))
     first, prompts, completions = (field.tolist() for field in fields)
@@ -48,7 +50,7 @@ def whole_groups(rollout, token_budget: int):
 
 
 def begins_a_prompt(rollout) -> Tensor:
-    """(B,) whether a row's prompt is not that of the row before it."""
+    """(B,) True where a row's prompt differs from that of the row before."""
     first, longest = torch.ones_like(rollout.finished), int(rollout.prompt_lengths.max())
     prompts = rollout.tokens[:, :longest] * ~rollout.mask[:, :longest]
     first[1:] = (prompts[1:] != prompts[:-1]).any(1) | (rollout.prompt_lengths[1:] != rollout.prompt_lengths[:-1])
@@ -56,6 +58,6 @@ def begins_a_prompt(rollout) -> Tensor:
 
 
 def prompts_are_worth_sharing(rollout) -> bool:
-    """Whether prompts that are read again for each sample are a fifth of all tokens: `Packed` has its own cost."""
+    """Whether repeated prompts are more than a fifth of all tokens.  Below that the cost of `Packed` exceeds its gain."""
     again = rollout.prompt_lengths[~begins_a_prompt(rollout)].sum()
     return bool(again > 0.2 * (rollout.prompt_lengths.sum() + rollout.mask.sum()))

@@ -1,7 +1,7 @@
-"""A product whose weights stay the same for many steps: on a CPU they are packed once.
+"""A matrix product whose weights stay the same for many steps.
 
-Before a CPU multiplies it packs the weights, and for the few rows of a decode step this takes longer than the product.  oneDNN, which
-is part of torch, takes weights that are packed already.
+A CPU packs the weights before it multiplies.  With the few rows of a decode step packing takes longer than the product.  torch's oneDNN
+accepts packed weights, so here they are packed once.
 """
 
 import torch

@@ -1,10 +1,10 @@
-"""The fast engine of sample.generate; sample.PlainEngine is the one to read, and tests/test_engine.py holds the two together.
+"""The fast engine of sample.generate.  sample.PlainEngine is the one to read, and tests/test_engine.py compares the two.
 
-prefill    every distinct prompt is read once for all its samples                              attention.py
-step       one token a row through fused products; on CUDA a captured graph                     decoder.py
-unembed    logits from weights in the dtype of computation
-draw       a token in few passes over the logits                                                draw.py
-drop       rows that have ended leave; on CUDA only now and then, as each check waits for the device
+prefill    read each prompt once for all its samples                                           attention.py
+step       append one token to each row, through fewer products; on CUDA replay a graph         decoder.py
+unembed    logits, from weights in the dtype of computation                                     decoder.py
+draw       draw a token in few passes over the logits                                           draw.py
+drop       remove finished rows; on CUDA only every 16 steps, because each check waits for the device
 """
 
 import torch
@@ -14,8 +14,8 @@ from engine.attention import Cache
 from engine.decoder import Decoder, Graph, can_capture
 from engine.draw import draw_token
 
-# Prompt tokens read at once: on a CPU so few that they stay in its cache, elsewhere enough to keep the device busy and no more,
-# since the activations of 512 long prompts would not fit.
+# Prompt tokens in one forward pass.  On a CPU the activations should fit its cache.  On a GPU those of 512 long prompts would not
+# fit its memory.
 PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
 
 
@@ -25,14 +25,14 @@ class FastEngine:
     def __init__(
         self, transformer, prompts: list[list[int]], samples: int, max_new_tokens: int, layer=None, eager=False
     ):
-        """`layer`: the policy reads the state after so many layers.  `eager`: rows leave at once, also on CUDA."""
+        """`layer`: the policy reads the state after so many layers.  `eager`: remove finished rows at once, also on CUDA."""
         device, longest = transformer.device, max(map(len, prompts))
         self.transformer, self.samples, self.layer = transformer, samples, layer
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
         self.on_cuda, self.decoder = can_capture(device), Decoder(transformer, layer)
-        # On CUDA, check for finished rows every 16 steps: each check synchronises.  Let rows leave only where a fifth of them
-        # can: each time a new graph is captured.
+        # On CUDA, check for finished rows every 16 steps: each check synchronises.  Remove them only when they are more than a
+        # fifth: each removal captures a new graph.
         self.patience, self.enough = (16, 0.8) if self.on_cuda and not eager else (1, 1.0)
         stride = 256 if self.on_cuda else 1
         self.cache = Cache(self.lengths, samples, max_new_tokens, self.decoder.dtype, stride=stride)
@@ -42,7 +42,7 @@ class FastEngine:
         self.inner: Tensor | None = None
 
     def prefill(self) -> Tensor:
-        """h_1, (B, d_model): the state that draws the first token of each row."""
+        """h_1 (B, d_model), from which the first token of each row is drawn."""
         at_once = max(1, PROMPT_TOKENS_AT_ONCE[self.tokens.device.type] // self.tokens.shape[1])  # prompts
         last, inner = [], []
         with self.transformer.autocast():
@@ -55,17 +55,17 @@ class FastEngine:
         return self.keep(hidden, inner)
 
     def step(self, token: Tensor) -> Tensor:
-        """Append token (n,) to each row: the state that draws its next one, (n, d_model)."""
+        """Append token (n,) to each row -> h_t (n, d_model), from which the next one is drawn."""
         return self.keep(self.decode(token), self.decoder.inner)
 
     def keep(self, hidden: Tensor, inner: Tensor | None) -> Tensor:
-        """Copies where a graph would overwrite them; in the dtype in which the rollout stores what the policy reads."""
+        """Convert to the dtype in which the rollout stores `reads`.  Copy what a graph would overwrite."""
         hidden = hidden.to(self.decoder.dtype, copy=self.on_cuda)
         self.inner = hidden if inner is None else inner.to(self.decoder.dtype, copy=self.on_cuda)
         return hidden
 
     def drop(self, going: Tensor) -> Tensor | None:
-        """Let ended rows leave, going (n,) False for them: the places of those that stay.  None: all stay for now."""
+        """Remove finished rows, where going (n,) is False -> the places of the rows that stay; None: all stay for now."""
         self.steps += 1
         if self.steps % self.patience and self.steps < self.last_step:
             return None

@@ -1,1 +1,1 @@
-"""What is on disk: open weights in and out, and tokenizer files."""
+"""Files on disk: open weights, read and written, and tokenizer files."""

@@ -1,4 +1,4 @@
-"""Open weights on disk: from Hugging Face's names, fields and layouts to ours, and back.
+"""Open weights on disk: Hugging Face's names, fields and layouts to ours, and back.
 
 A model folder has a config.json and one or more safetensors files.  Llama, Qwen2 and Qwen3 share their names.  GPT-2 has its own
 names, keeps q, k and v in one matrix, and stores matrices transposed.  Pickled weights are never read.
@@ -21,8 +21,8 @@ HUB_FILES = [
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
     "chat_template.jinja",
 ]  # fmt: skip
-RUN, HELD_OUT = "run.json", "held_out.jsonl"  # beside the weights, in the folder of a run
-ACTIVATIONS = ("silu",), ("gelu_new", "gelu_pytorch_tanh")  # of the others, and of GPT-2
+RUN, HELD_OUT = "run.json", "held_out.jsonl"  # in the folder of a run
+ACTIVATIONS = ("silu",), ("gelu_new", "gelu_pytorch_tanh")  # Llama's and Qwen's, GPT-2's
 INDEX = "model.safetensors.index.json"
 LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 NAMES = {  # our parameter names -> Llama's, which Qwen shares, and GPT-2's
@@ -51,9 +51,9 @@ FIELDS = {  # our Config fields -> theirs
 }  # fmt: skip
 
 COUNTS = dict.fromkeys(("vocab_size", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "max_length"), 10**9)
-COUNTS["n_layers"] = 10_000  # each is built, and that takes time
+COUNTS["n_layers"] = 10_000  # each layer is built, which takes time
 SWITCHES = ("out_bias", "mlp_bias", "tied")
-# What transformers takes where a Mistral names nothing.  With `sliding_window: null` a Mistral is a Llama.
+# transformers' defaults for Mistral.  With `sliding_window: null` a Mistral is a Llama.
 MISTRAL = {"sliding_window": 4096, "num_key_value_heads": 8}
 STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -104,7 +104,7 @@ def read_config(raw: dict, where: str) -> dict:
 
 
 def as_number(value) -> int | float | None:
-    """A number, also where it stands as text ("1e6", as some converters write); None for anything else."""
+    """A number, or the number in a text such as "1e6", which some converters write; None for anything else."""
     try:
         number = float(value) if isinstance(value, str) else value
     except ValueError:
@@ -115,9 +115,9 @@ def as_number(value) -> int | float | None:
 
 
 def rope_settings(raw: dict, where: str) -> dict:
-    """The rotary settings.  transformers takes `rope_scaling` (its older name) before `rope_parameters`.
+    """The rotary settings: as in transformers `rope_scaling`, the older name, else `rope_parameters`.
 
-    Newer files may have one set for each kind of layer; of these only full attention is supported here.
+    Newer files may have one set for each kind of layer.  Only full attention is supported here.
     """
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if isinstance(rope, dict) and isinstance(rope.get("full_attention"), dict):
@@ -147,7 +147,7 @@ def write_config(config) -> dict:
 
 
 def their_name(ours: str, family: str) -> str:
-    """The name in Hugging Face's files of one of our parameters.
+    """Our parameter name -> the name in Hugging Face's files.
 
     >>> their_name("layers.0.attention.q.weight", "qwen3")
     'model.layers.0.self_attn.q_proj.weight'
@@ -157,11 +157,14 @@ def their_name(ours: str, family: str) -> str:
 
 
 def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> Path:
-    """The folder of that name; for a hub id, a folder with these files of the model (configuration, safetensors, tokenizer).
+    """The folder of this name.  For a hub id, download these files of the model and return their folder.
 
     `id@revision` names a branch, tag or commit of the model.  `id` alone means its main branch as it is today.
     """
-    for folder in (Path(name_or_path), Path(__file__).parent.parent / name_or_path):  # models/ is found from anywhere
+    for folder in (
+        Path(name_or_path),
+        Path(__file__).parent.parent / name_or_path,
+    ):  # so that models/ is found from any working directory
         if folder.is_dir():
             if not (folder / "config.json").is_file() and (kind := other_kind(folder)):
                 raise FileNotFoundError(f"{folder}: no config.json; {kind}")
@@ -177,11 +180,11 @@ def find_folder(name_or_path: str | Path, files: Iterable[str] = HUB_FILES) -> P
 
     try:
         return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=list(files)))
-    except Exception as error:  # the hub's errors have many types; the user needs one line
-        # The first one may be a bare "404 Client Error."; the next says of what.
+    except Exception as error:  # the hub's errors have many types, and the user needs one line
+        # The first line may be a bare "404 Client Error."  The next one has the reason.
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line[:3].isdigit()]
         reason = (lines or [type(error).__name__])[0]
-        raise FileNotFoundError(f"{name_or_path}: neither a folder nor a model that the hub gives ({reason})") from None
+        raise FileNotFoundError(f"{name_or_path}: not a folder, and not a model on the hub ({reason})") from None
 
 
 def trained_with(folder: Path) -> dict:
@@ -192,7 +195,9 @@ def trained_with(folder: Path) -> dict:
 def read_json(file: Path) -> dict:
     """A model folder's JSON file; FileNotFoundError or ValueError with its name."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent}: no {file.name}, so this is not a model folder in Hugging Face format")
+        raise FileNotFoundError(
+            f"{file.parent}: this is not a model folder in Hugging Face format: it has no {file.name}"
+        )
     try:
         return {} | json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: a list, or a number
@@ -200,7 +205,7 @@ def read_json(file: Path) -> dict:
 
 
 def other_kind(folder: Path) -> str:
-    """The kind of a folder that stores a model in another form, and what to do with it; empty for any other folder."""
+    """What to do with a folder that stores a model in another format; empty for any other folder."""
     if (folder / "adapter_config.json").is_file():
         return "this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
     if any(folder.glob("*.gguf")):
@@ -211,13 +216,13 @@ def other_kind(folder: Path) -> str:
 
 
 def open_tensors(folder: Path, device) -> dict:
-    """{tensor name: a function that reads it} from one or many safetensors files."""
+    """{tensor name: a function that reads it} of one or several safetensors files."""
     index, names = folder / INDEX, {"model.safetensors"}
     if not (folder / "model.safetensors").is_file() and index.is_file():  # an index beside one whole file is ignored
         weight_map = read_json(index).get("weight_map")
         plain = isinstance(weight_map, dict) and all(type(f) is str and f == Path(f).name for f in weight_map.values())
         if not plain or not weight_map:
-            raise ValueError(f"{index}: no weight_map from tensors to files of this folder")
+            raise ValueError(f"{index}: it needs a weight_map from tensors to files in this folder")
         names = set(weight_map.values())
     tensors = {}
     for file in sorted(folder / name for name in names):
@@ -234,7 +239,7 @@ def open_tensors(folder: Path, device) -> dict:
 def read_state(
     folder: Path, shapes: dict[str, torch.Size], family: str, tied: bool, device, dtype
 ) -> dict[str, Tensor]:
-    """{our name: tensor} for each of `shapes`; ValueError where a tensor is missing, misshapen or left over."""
+    """{our name: tensor} for each of `shapes`.  ValueError: a tensor is missing, has another shape, or has no place."""
     # Files saved from the bare decoder lack the wrapper's prefix.  Old files store constants as tensors.
     prefix = their_name("embed", family).split(".")[0] + "."
     constants = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
@@ -246,7 +251,7 @@ def read_state(
         unused.discard(theirs)
         tensor = found[theirs]() if theirs in found else torch.empty(0)
         part, last = theirs.split(".")[-2:]
-        if family == "gpt2" and part.startswith("c_"):  # stored transposed; q, k and v as one
+        if family == "gpt2" and part.startswith("c_"):  # stored transposed, and q, k and v in one matrix
             tensor = tensor.T if last == "weight" else tensor
             tensor = tensor.chunk(3)["qkv".index(ours.split(".")[-2])] if part == "c_attn" else tensor
         if tensor.shape != shape:
@@ -263,7 +268,7 @@ def read_state(
         embedding = found[their_name("embed.weight", family)]()
         if not torch.equal(found["lm_head.weight"](), embedding):
             raise ValueError(
-                f"{folder}: config.json ties lm_head.weight to the embedding, and the file has another one"
+                f"{folder}: config.json ties lm_head.weight to the embedding, but the file has a different lm_head.weight"
             )
     if unused:
         raise ValueError(f"{folder}: tensor {min(unused)} has no place in a {family} model")
@@ -271,9 +276,9 @@ def read_state(
 
 
 def write_state(folder: Path, state: dict[str, Tensor], family: str) -> None:
-    """Write one model.safetensors, which `read_state` reads back, and an index that names it.
+    """Write model.safetensors, and an index for it.
 
-    The index is for inference engines.  Without one they read every *.safetensors, and a run's folder also has a temperature head.
+    The index is for inference engines.  Without it they would also read a run's temperature_head.safetensors.
     """
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():

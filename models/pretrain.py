@@ -5,15 +5,15 @@ that real text contains:
 
     plans     most plans ignore the target (`aimless`)
     habits    it prefers +, uses - less often, and * rarely
-    slips     a wrong result, by a dropped carry or by one; the trace goes on with it
+    slips     a result is wrong by a dropped carry or by one, and the trace continues with it
 
-So temperatures have different effects.  Operators and operands are choices, where habit hides the right answer.  Digits of a
+So the right temperature differs by token.  Operators and operands are choices, where habit hides the right answer.  Digits of a
 result are computations, where every deviation is a mistake.
 
 The repository contains one base model for each of these tasks, models/countdown/ and models/modular/:
 
-    python -m models.pretrain                                                           Countdown, some minutes on one core
-    python -m models.pretrain --task modular --steps 3000 --out runs/base_modular       the default run's, 20 minutes
+    python -m models.pretrain                                                           countdown, some minutes on one core
+    python -m models.pretrain --task modular --steps 3000 --out runs/base_modular       modular, 20 minutes
 """
 
 import argparse
@@ -41,19 +41,19 @@ HABITS = {"+": 0.80, "-": 0.15, "*": 0.05}
 
 
 def slip(result: int, draw: random.Random) -> int:
-    """A wrong result of the kinds that people write: a dropped (or invented) carry, or off by one."""
+    """A wrong result as people write it: a dropped carry, or off by one."""
     if result >= 10 and draw.random() < 0.5:
         return result - 10
     return max(result + draw.choice((-1, 1)), 0)
 
 
 def same_slip(result: int, draw: random.Random) -> int:
-    """With `--same-slip` every result has one wrong value, which is likelier and so harder to remove by a low temperature."""
+    """With `--same-slip` each result has only one wrong value.  It is likelier, so a low temperature removes it less."""
     return result - 10 if result >= 10 else result + 1
 
 
 def plans_of(problem: tasks.Problem):
-    """Every plan for a problem, with the number it ends at."""
+    """Every plan for a problem, as (the number it ends at, plan)."""
     if problem.kind == "modular":
         return modular.plans(problem.problem)
     return countdown.plans(tuple(int(number) for number in problem.problem.split("=")[0].split(",")))
@@ -74,13 +74,13 @@ def demonstrate_modular(problem: tasks.Problem, draw: random.Random, aimless: fl
 
 
 def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, slips: float, slip=slip) -> str:
-    """One trace such as `3*5=15,15+7=22;`, by a demonstrator with these rates of aimless plans and of slips."""
+    """One trace such as `3*5=15,15+7=22;`.  `aimless` and `slips` are the demonstrator's error rates."""
     if problem.kind == "modular":
         return demonstrate_modular(problem, draw, aimless, slips, slip)
     numbers = [int(number) for number in problem.problem.split("=")[0].split(",")]
-    pool = [(number, number) for number in numbers]  # (value in the plan, value as written): slips make them differ
+    pool = [(number, number) for number in numbers]  # (value in the plan, value as written); they differ after a slip
     aimed = []
-    if draw.random() >= aimless:  # among the plans that reach the target, by habit
+    if draw.random() >= aimless:  # one of the plans that reach the target, by habit
         found = [plan for end, plan in countdown.plans(tuple(numbers)) if end == int(problem.answer)]
         weights = [math.prod(HABITS[operation] for _, operation, _, _ in plan) for plan in found]
         aimed = list(draw.choices(found, weights)[0])
@@ -106,7 +106,7 @@ def demonstrate(problem: tasks.Problem, draw: random.Random, aimless: float, sli
 def batches(
     problems: list[tasks.Problem], vocabulary, size: int, draw: random.Random, aimless: float, slips: float, slip=slip
 ):
-    """Yield inputs and targets (size, T).  The target is -100 for prompt and padding, which are not learned."""
+    """Yield inputs and targets (size, T).  The target is -100 for prompt and padding, which have no loss."""
     end = next(iter(vocabulary.eos_ids))
     while True:
         inputs, targets = [], []
@@ -120,7 +120,7 @@ def batches(
 
 
 def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4) -> model.Transformer:
-    """Qwen3's architecture, freshly initialised: 0.4 million parameters at a width of 96, which is a multiple of 24."""
+    """A new model of Qwen3's architecture: 0.4 million parameters at a width of 96.  The width is a multiple of 24."""
     torch.manual_seed(seed)
     transformer = model.Transformer(
         model.Config(
@@ -130,15 +130,14 @@ def new_model(vocabulary_size: int, seed: int, width: int = 96, layers: int = 4)
     )  # fmt: skip
     for name, parameter in transformer.named_parameters():
         if parameter.dim() > 1:
-            deep = name.endswith(
-                ("o.weight", "down.weight")
-            )  # as in GPT-2, projections into the residual start smaller
+            # As in GPT-2, projections into the residual stream start smaller.
+            deep = name.endswith(("o.weight", "down.weight"))
             torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * layers) if deep else 1))
     return transformer
 
 
 def write_tokenizer(folder: Path) -> None:
-    """One token for each byte, and one that ends a text."""
+    """Write a tokenizer with one token for each byte, and one for the end of text."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.byte_level_file([END_OF_TEXT]), indent=1) + "\n")
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
@@ -187,23 +186,23 @@ def main() -> None:
     parser.add_argument("--task", default="countdown", help="countdown (of three numbers), countdown:4, modular")
     parser.add_argument("--aimless", type=float, default=0.75, help="share of plans that ignore the target")
     parser.add_argument("--slips", type=float, default=0.25, help="share of results that are wrong")
-    parser.add_argument("--same-slip", action="store_true", help="every result has one wrong value only")
+    parser.add_argument("--same-slip", action="store_true", help="each result has only one wrong value")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=128, help="traces a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=96, help="d_model, a multiple of 24")
     parser.add_argument("--layers", type=int, default=4, help="number of layers, of 4 heads each")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a wider model; auto")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--seed", type=int, default=0, help="fixes the weights and the demonstrator")
     arguments = parser.parse_args()
     if not arguments.out:
         parser.exit(2, "pretrain.py: --out is empty; name the folder to write\n")
     if (Path(arguments.out) / "config.json").exists():
-        parser.exit(2, f"pretrain.py: {arguments.out} contains a model already; choose another --out\n")
+        parser.exit(2, f"pretrain.py: {arguments.out} already contains a model; choose another --out\n")
     if not (0 <= arguments.aimless <= 1 and 0 <= arguments.slips <= 1):
-        parser.exit(2, "pretrain.py: --aimless and --slips are shares between 0 and 1\n")
+        parser.exit(2, "pretrain.py: --aimless and --slips must be from 0 to 1\n")
     if min(arguments.steps, arguments.batch_size, arguments.layers) < 1 or arguments.lr <= 0:
-        parser.exit(2, "pretrain.py: --steps, --batch-size and --layers are at least 1, and --lr is above 0\n")
+        parser.exit(2, "pretrain.py: --steps, --batch-size and --layers must be at least 1, and --lr above 0\n")
     if arguments.width < 24 or arguments.width % 24:
         parser.exit(2, f"pretrain.py: --width {arguments.width} is not a multiple of 24\n")
     try:
@@ -215,7 +214,7 @@ def main() -> None:
         problems = tasks.load(arguments.task) if arguments.task.partition(":")[0] in DEMONSTRATED else []
     except ValueError:
         problems = []
-    if not problems or problems[0].problem.count(",") > 4:  # of six numbers there are too many plans
+    if not problems or problems[0].problem.count(",") > 4:  # six numbers have too many plans
         which = "countdown, countdown:2 to countdown:5, modular"
         parser.exit(2, f"pretrain.py: --task {arguments.task!r} is none of: {which}\n")
     try:

@@ -119,6 +119,10 @@ def csv_rows(path: str, data: bytes) -> Iterator[tuple[str, dict]]:
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
         for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: more fields than the header; quote fields with commas"
+                )
             yield f"line {reader.line_num}", row
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not CSV ({error})") from None

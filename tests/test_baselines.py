@@ -355,7 +355,7 @@ def test_a_policy_that_learned_is_what_it_was_saved_as(name, tmp_path):
         assert type(again) is type(policy) and again.settings == policy.settings
         assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), policy.state_dict().values()))
     other = {"tampo": "sequence", "sequence": "tampo"}[policy.kind]
-    with pytest.raises(ValueError, match=f"kind {policy.kind}, and not {other}"):
+    with pytest.raises(ValueError, match=f"policy {policy.kind}, not {other}"):
         baselines.make(other, tmp_path)
 
 
@@ -363,8 +363,8 @@ def test_a_head_of_another_model_or_of_no_numbers_is_refused_in_one_line(tmp_pat
     shape = model.Config(vocab_size=9, d_model=8, n_layers=1, n_heads=1, n_kv_heads=1, d_head=8, d_mlp=8, max_length=9)
     model.save(model.Transformer(shape), tmp_path)
     for width, weight, said in (
-        (12, 0.0, "made for hidden states of 12 numbers, and those of this model have 8"),
-        (8, math.nan, "w1.bias holds numbers that are not finite"),
+        (12, 0.0, "made for hidden states of size 12, but this model has 8"),
+        (8, math.nan, "w1.bias contains numbers that are not finite"),
     ):
         head = temperature_head.TemperatureHead(width)
         torch.nn.init.constant_(head.w1.bias, weight)

@@ -531,7 +531,7 @@ def test_truncated_completions_earn_nothing_and_stay_in_their_group(base, tmp_pa
     monkeypatch.setattr(rl, "advantages", lambda rewards, kind: groups.append(rewards) or advantages(rewards, kind))
     monkeypatch.setattr(rl, "token_step", lambda *a: steps.append(a) or token_step(*a))
     go(base, tmp_path / "run", "--steps", "1", "--schedule", "tokens")
-    (rewards, _), ((_, _, rollout, advantage, *_),) = groups, steps
+    (rewards, *_), ((_, _, rollout, advantage, *_),) = groups, steps
     assert rewards.shape == (4, 4) and 0 < rewards.mean() < 1
     assert torch.equal(rewards.flatten(), rollout.finished.float())
     cut = ~rollout.finished
@@ -546,7 +546,7 @@ def test_the_folder_shows_the_last_checkpoint_and_two_are_kept_beside_the_best(u
     assert [folder.name for folder in kept] == ["step-000003", "step-000004", "step-000006"], "evaluated after step 3"
     for file in kept[-1].iterdir():
         assert (unbroken / file.name).read_bytes() == file.read_bytes(), file.name
-    assert not [file for file in unbroken.rglob(".*")], "nothing provisional is left"
+    assert [file.name for file in unbroken.rglob(".*")] == [checkpoint.LOCK], "nothing provisional is left"
     assert state_file(unbroken)["step"] == 6
     assert json.loads((unbroken / checkpoint.CONFIG).read_text())["samples_per_prompt"] == 4
 
@@ -597,7 +597,7 @@ def test_a_configuration_of_other_types_is_named(base, unbroken, tmp_path):
     shutil.copytree(unbroken, run)
     file = checkpoint.whole_checkpoints(run)[-1] / checkpoint.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tau_max": "hot"}))
-    with pytest.raises(ValueError, match="tau_max is 'hot' in its run.json, which is no float"):
+    with pytest.raises(ValueError, match="tau_max is 'hot' in its run.json; it must be of type float"):
         config.parse(["--out", str(run), "--resume"])
 
 

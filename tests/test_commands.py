@@ -448,8 +448,8 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
     "flags, said",
     [
         (dict(model="./absent"), "absent: no such folder"),
-        (dict(model="nobody/nothing"), "nobody/nothing: neither a folder nor a model that the hub gives"),
-        (dict(model="nobody/nothing@v1"), "nobody/nothing@v1: neither a folder nor a model that the hub gives"),
+        (dict(model="nobody/nothing"), "nobody/nothing: not a folder, and not a model on the hub"),
+        (dict(model="nobody/nothing@v1"), "nobody/nothing@v1: not a folder, and not a model on the hub"),
         (dict(model="nobody/nothing@"), "nobody/nothing@: no revision after the @"),
         (dict(model="EMPTY"), "tokenizer.json"),
         (dict(preset="qwen9"), "--preset 'qwen9'"),
@@ -475,26 +475,26 @@ def mistaken(answer: tuple[int, str, str], script: str, *said: str):
         (dict(template="poem"), "template 'poem' is none of"),
         (dict(template="chat"), "has no chat template"),
         (dict(policy="warm"), "'warm' is none of"),
-        (dict(policy="-1"), "from 0 (greedy) to a million"),
+        (dict(policy="-1"), "the temperature is -1.0; it must be from 0 (greedy) to 1,000,000"),
         (dict(policy="nan"), "temperature"),
-        (dict(policy="1e300"), "to a million"),
+        (dict(policy="1e300"), "to 1,000,000"),
         (dict(policy="0.00"), "--policy greedy makes all samples of a group the same"),
-        (dict(policy="tampo:candidates=0"), "not 'candidates=0'"),
-        (dict(policy="tampo:candidates=0.5"), "1 to 1,000 candidates"),
-        (dict(policy="ead:d_0=0"), "not 'd_0=0'"),
-        (dict(policy="mixture:low=-1"), "not 'low=-1'"),
+        (dict(policy="tampo:candidates=0"), "'candidates=0' is wrong; tampo takes positive numbers"),
+        (dict(policy="tampo:candidates=0.5"), "candidates is 0.5; it must be from 1 to 1,000"),
+        (dict(policy="ead:d_0=0"), "'d_0=0' is wrong"),
+        (dict(policy="mixture:low=-1"), "'low=-1' is wrong"),
         (dict(policy="0.7", schedule="blocks:2"), "--policy 0.7 does not learn"),
         (dict(policy="tampo+min_p=0.1", schedule="temperature"), "TAMPO learns from the likelihoods"),
         (dict(policy="own+min_p=0.1", token_epochs=2), "once the model has moved: use --token-epochs 1 and no --kl"),
         (dict(policy="0.7+top_p=0.9", kl=0.1), "once the model has moved: use --token-epochs 1 and no --kl"),
-        (dict(policy="tampo:momentum=1"), "momentum is from 0 to below 1"),
+        (dict(policy="tampo:momentum=1"), "momentum is 1; it must be at least 0 and below 1"),
         (dict(out="mine"), "mine contains samples.jsonl, which train.py did not write"),
         (
             dict(model="A_RUN", policy="sequence", temperature_entropy=0),
-            "holds a temperature policy of the kind own, and not sequence",
+            "contains the temperature policy own, not sequence",
         ),
-        (dict(model="A_RUN", tau_max=1.4), "a temperature policy of tau_max 1.5"),
-        (dict(model="A_RUN", tau_min=0.2), "a temperature policy of tau_min 0.1"),
+        (dict(model="A_RUN", tau_max=1.4), "a temperature policy with tau_max 1.5"),
+        (dict(model="A_RUN", tau_min=0.2), "a temperature policy with tau_min 0.1"),
         (dict(max_grad_norm=0), "--max-grad-norm 0"),
         (dict(token_lr=-1), "--token-lr is -1.0"),
         (dict(device="abacus"), "abacus"),
@@ -580,9 +580,13 @@ def test_a_run_is_evaluated_on_its_own_held_out_problems(trained, base, here, tm
     assert "| held, 0.7 |" in here("eval.py", model=run, **short)[1]
     (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl"}))
     for folder in (run, base):
-        mistaken(here("eval.py", model=folder, **short), "eval.py", "no held-out problems of its own: --benchmark")
+        mistaken(
+            here("eval.py", model=folder, **short),
+            "eval.py",
+            "no held-out problems of its own; name some by --benchmark",
+        )
     (run / "run.json").write_text('{"task": 3}')
-    mistaken(here("eval.py", model=run, **short), "eval.py", "run.json is damaged; --benchmark")
+    mistaken(here("eval.py", model=run, **short), "eval.py", "run.json is damaged; name the problems by --benchmark")
     (run / "held_out.jsonl").write_text('{"problem": "1+1=", "answer": "2"}\n')
     (run / "run.json").write_text(json.dumps(ran | {"task": "trained_on.jsonl"}))
     assert "| held_out, 0.7 |" in here("eval.py", model=run, **short)[1], "what train.py has set aside of its file"
@@ -719,11 +723,11 @@ def test_values_come_from_the_defaults_then_the_preset_then_the_flags():
     [
         (
             "--task countdown:4",
-            "--task countdown:4 needs a --model: those that come along know modular and countdown only",
+            "--task countdown:4 needs a --model: the embedded models know only modular and countdown",
         ),
         ("--task gsm8k", "--task gsm8k needs a --model"),
         ("--task some/problems.jsonl", "--task some/problems.jsonl needs a --model"),
-        ("--model some", "--model some needs a --task: which problems it is asked"),
+        ("--model some", "--model some needs a --task, which names the problems"),
         ("--preset problems", "--preset problems is not for --task modular"),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_run_on_two_processes_is_saved_and_resumed(base, tmp_path, more):
 def test_a_mistake_under_torchrun_is_one_line(base, tmp_path):
     done = torchrun(ROOT / "train.py", *words(base, tmp_path / "run", "--prompts-per-step", "3"))
     said = [line for line in done.stderr.splitlines() if line.startswith("train.py:")]
-    assert said == ["train.py: --prompts-per-step 3 is no multiple of the 2 processes"] and done.returncode
+    assert said == ["train.py: --prompts-per-step 3 must be a multiple of the 2 processes"] and done.returncode
 
 
 def test_flags_that_need_several_processes():
@@ -241,7 +241,7 @@ def test_more_processes_than_gpus_are_one_line(monkeypatch):
     for name, value in dict(WORLD_SIZE=2, RANK=0, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="2 processes, and 1 CUDA devices here: --nproc-per-node=1"):
+    with pytest.raises(ValueError, match="2 processes, but this machine has 1 CUDA devices: use --nproc-per-node=1"):
         distributed.start("cuda")
 
 

@@ -1,6 +1,7 @@
 """The engine to read and the engine that is fast give the same: in sample.generate, and for an inner layer."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -39,16 +40,16 @@ class SameDraws(sample.PlainEngine):
     draw = staticmethod(draw_token)
 
 
-class InnerHead(TemperatureHead):
-    layer = 2
-
-
 @pytest.mark.parametrize("policy", ["head", "inner", "entropy-only", "edt", "0.8+top_p=0.7"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engines_draw_the_same_rollout(family, policy):
     transformer = transformer_of(family)
     torch.manual_seed(1)
-    learned = {"head": TemperatureHead, "inner": InnerHead, "entropy-only": baselines.EntropyHead}
+    learned = {
+        "head": TemperatureHead,
+        "inner": functools.partial(TemperatureHead, layer=2),
+        "entropy-only": baselines.EntropyHead,
+    }
     policy = learned[policy](32) if policy in learned else baselines.make(policy)
     if isinstance(policy, torch.nn.Module):
         with torch.no_grad():
@@ -79,7 +80,7 @@ def test_the_engines_draw_the_same_rollout(family, policy):
 
 @torch.no_grad()
 def test_an_inner_layer_is_what_the_head_reads():
-    transformer, head = transformer_of("qwen3"), InnerHead(32)
+    transformer, head = transformer_of("qwen3"), TemperatureHead(32, layer=2)
     rollout = sample.generate(transformer, head, PROMPTS, 2, 6, {3}, keep_reads=True)
     inner = transformer(rollout.tokens, layers=2)[:, :-1][rollout.mask[:, 1:]]
     torch.testing.assert_close(rollout.reads[rollout.mask], inner, rtol=1e-3, atol=1e-4)

@@ -394,11 +394,11 @@ def test_a_cut_that_training_does_not_know_shows(cut_toy, cut_rollouts):
         assert_agrees(code_gradients(cut_toy, 0, "rloo", wrong), exact_gradient(cut_toy, 0, "rloo", MIN_P))
 
 
-def without_gate(log_prob, gate, a, b, changed, z):
+def without_gate(log_prob, gate, a, b, changed, z, rest=None):
     return log_prob(gate, a, b, changed, z) - torch.nn.functional.logsigmoid(torch.where(changed, gate, -gate))
 
 
-def swapped(log_prob, gate, a, b, changed, z):
+def swapped(log_prob, gate, a, b, changed, z, rest=None):
     return log_prob(gate, b, a, changed, z)
 
 

@@ -104,7 +104,7 @@ def test_rewards_that_are_not_finite_stop_the_run_with_a_diagnosis(tmp_path, mon
         and "a reward is not a finite number" in last
     )
     saved = checkpoint.whole_checkpoints(tmp_path / "run")[-1]
-    assert f"the last good checkpoint is {saved}, and --resume goes on from it" in last
+    assert f"the last checkpoint is {saved}; continue from it by --resume" in last
     assert all(p.isfinite().all() for p in model.load(saved).parameters())
 
 
@@ -141,9 +141,18 @@ def test_out_of_memory_tries_a_smaller_micro_batch_once(base, tmp_path, monkeypa
     halved = go(base, tmp_path / "run", "--steps", "3", "--eval-every", "0", "--micro-batch-tokens", "100")
     epochs = config.Config.temperature_epochs
     assert sizes == [100] + [50] * (1 + epochs) * 3, "tried once more, and then kept, for both sides"
-    assert capsys.readouterr().err.count("from here on with --micro-batch-tokens 50") == 1
+    assert capsys.readouterr().err.count("the run continues with --micro-batch-tokens 50") == 1
     for row, other in zip(metrics_of(whole), metrics_of(halved), strict=True):
         assert row["token/gradient_norm"] == pytest.approx(other["token/gradient_norm"], rel=1e-4)
+
+
+def test_out_of_memory_while_loading_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, ended):
+    monkeypatch.setattr(model, "load", out_of_memory)
+    code, error = ended(tmp_path / "run")
+    assert (
+        code == 1 and len(error.strip().splitlines()) == 1 and "a smaller model or --shard; nothing is saved" in error
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_out_of_memory_that_stays_names_the_flag(tmp_path, monkeypatch, ended):
@@ -182,7 +191,11 @@ def test_sigterm_saves_and_ends_well(base, tmp_path):
     wait_for_steps(process, run, 1)
     process.terminate()
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "--resume goes on from there" in printed and "Traceback" not in printed, printed
+    assert (
+        process.returncode == 0
+        and "continue with the same command and --resume" in printed
+        and "Traceback" not in printed
+    ), printed
     assert state_file(run)["step"] == len(metrics_of(run))
 
 
@@ -240,7 +253,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
         assert (
             code == 1
             and last.startswith("train.py: no room for a checkpoint of")
-            and "step-000002, and --resume" in last
+            and "step-000002; continue from it by --resume" in last
         )
     assert code == 1 and calls and "Traceback" not in error
     assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000002"], "no half of one is left"

@@ -206,12 +206,12 @@ def test_the_seed_fixes_what_it_prints(one, monkeypatch, capsys):
     [
         ("--model models/countdown --prompt 1", "models/countdown/temperature_head.safetensors: missing"),
         ("--model CUT --prompt 1", "CUT"),
-        ("--model TAMPO --prompt 1", "not a temperature policy that this version has written"),
+        ("--model TAMPO --prompt 1", "this version cannot read this temperature policy"),
         ("--model LIKELY --prompt 1", "trained with a cut of unlikely tokens"),
         ("--model OTHER --prompt 1", "the temperature head and the model have different widths"),
         (
             "--model ONE --prompt 1 --max-new-tokens 64",
-            "a prompt of 1 tokens and 64 new ones exceed the model's context",
+            "a prompt of 1 tokens and 64 new tokens exceed the model's context",
         ),
         ("--model ONE --prompt 1 --samples 0", "--samples must be at least 1"),
         ("--model ONE --prompt 1 --samples x", "--samples"),

@@ -151,7 +151,7 @@ def test_prompts_read_in_parts_are_held_as_if_read_at_once(pair):
         assert len(at_once) == len(in_parts) == len(parts.keys) == len(parts.values) == ours.config.n_layers
         for one, other in zip(at_once, in_parts):
             torch.testing.assert_close(one, other)
-    with pytest.raises(ValueError, match="a cache of 5 prompts is given 6"):
+    with pytest.raises(ValueError, match="a cache for 5 prompts received 6"):
         ours(tokens[:1], parts)
 
 
@@ -286,9 +286,9 @@ def test_an_index_without_files_is_refused(tmp_path):
     index = tmp_path / weights.INDEX
     (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     for text, message in [
-        ("{}", "no weight_map"),
-        ('{"weight_map": {"a": 1}}', "no weight_map"),
-        ('{"weight_map": {"a": "../b"}}', "of this folder"),
+        ("{}", "needs a weight_map"),
+        ('{"weight_map": {"a": 1}}', "needs a weight_map"),
+        ('{"weight_map": {"a": "../b"}}', "in this folder"),
         ("[", "not a JSON"),
     ]:
         index.write_text(text)
@@ -362,7 +362,7 @@ def test_what_a_hub_refuses_is_one_line(said, reason, monkeypatch):
     with pytest.raises(FileNotFoundError, match=reason) as raised:
         model.load("someone/model@main")
     line = str(raised.value)
-    assert line.startswith("someone/model@main: neither a folder nor a model that the hub gives (") and "\n" not in line
+    assert line.startswith("someone/model@main: not a folder, and not a model on the hub (") and "\n" not in line
 
 
 def test_checkpointing_gives_the_same_gradient(pair):
@@ -405,7 +405,7 @@ def test_a_device_may_have_its_number(name, two_cards):
 
 @pytest.mark.parametrize("name", ["cuda:2", "cuda:x", "cuda:", "cuda:-1", "cpu:1", "tpu", ""])
 def test_a_device_that_is_not_there_is_refused(name, two_cards):
-    with pytest.raises(ValueError, match=r"is not on this machine; there is cuda, cpu \(cuda:0 to cuda:1\)"):
+    with pytest.raises(ValueError, match=r"does not exist on this machine; it has cuda, cpu \(cuda:0 to cuda:1\)"):
         model.choose_device(name)
 
 

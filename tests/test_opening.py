@@ -49,7 +49,10 @@ def test_a_run_says_what_it_is_before_its_first_step(base, tmp_path, capsys):
     assert "problems to train on" in text and "left out, whose prompts have more than 6 tokens" in text
     assert "first prompt: '" in text and "its gold answer: " in text
     assert "4 problems x 4 samples of at most 6 tokens" in text and "GiB are free" in text
-    assert "evaluation before and after: 5 completions of 1 problems each" in text and f"files: {tmp_path}" in text
+    assert (
+        "evaluation before and after training: 1 problems (--final-problems), 5 completions" in text
+        and f"files: {tmp_path}" in text
+    )
 
 
 def test_control_characters_of_a_problem_do_not_reach_the_terminal(base, tmp_path, capsys):

@@ -42,9 +42,9 @@ def test_a_model_of_any_width():
     "words, said",
     [
         (["--width", "100"], "--width 100 is not a multiple of 24"),
-        (["--layers", "0"], "--layers are at least 1"),
+        (["--layers", "0"], "--layers must be at least 1"),
         (["--task", "gsm8k"], "--task 'gsm8k' is none of: countdown, countdown:2 to countdown:5, modular"),
-        (["--device", "abacus"], "--device: device 'abacus' is not on this machine"),
+        (["--device", "abacus"], "--device: device 'abacus' does not exist on this machine"),
     ],
 )
 def test_what_it_is_asked_is_one_line(words, said, tmp_path, monkeypatch, capsys):
@@ -67,7 +67,7 @@ def test_a_model_is_not_written_over_and_half_of_one_is_not_left(tmp_path, monke
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
         pretrain.main()
-    assert ended.value.code == 2 and "contains a model already" in capsys.readouterr().err
+    assert ended.value.code == 2 and "already contains a model" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 

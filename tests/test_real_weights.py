@@ -152,4 +152,4 @@ def test_what_the_registry_does_not_give_is_one_line(tmp_path, monkeypatch, caps
 
 def test_a_folder_is_not_written_over(tmp_path, monkeypatch, capsys):
     code, error = run_script(monkeypatch, capsys, "--out", tmp_path)
-    assert code == 2 and "is there already; choose another --out" in error
+    assert code == 2 and "already exists; choose another --out" in error

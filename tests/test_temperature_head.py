@@ -30,7 +30,7 @@ def forced(gate: float, alpha: float, beta: float, **ranges) -> TemperatureHead:
         head.w2.weight.zero_()
         head.w2.bias[0] = gate
         for index, value in ((1, alpha), (2, beta)):
-            head.w2.bias[index] = math.log(math.expm1(value - head.eps))
+            head.w2.bias[index] = math.log(math.expm1(max(value - head.eps, 1e-9)))
     return head
 
 
@@ -293,3 +293,19 @@ def test_no_probability_is_heaped_at_the_cold_end():
     _, a, b = head(hidden[:1])
     score = torch.log(action.z) - (torch.digamma(a) - torch.digamma(a + b)).detach()  # d log p / d a
     assert abs(float(score.mean() / score.std())) < 4 / len(hidden) ** 0.5
+
+
+@pytest.mark.parametrize("alpha, beta", [(5.0, 0.1), (0.1, 5.0), (0.1, 0.1), (5.0, 0.2), (2.0, 2.0)])
+def test_the_score_is_zero_on_average_at_every_corner(alpha, beta):
+    """E[d log p / d parameter] = 0: the mean of a policy gradient with a constant reward.  float32 knows no z close to 1."""
+    head = forced(20.0, alpha, beta)
+    hidden = torch.zeros(200_000, 4)
+    action = head.act(hidden, torch.ones(len(hidden)), generator=torch.Generator().manual_seed(0))
+    a, b = (torch.full((len(hidden),), value, requires_grad=True) for value in (alpha, beta))
+    log_prob = temperature_head.beta_log_prob(a, b, action.z, action.rest)
+    for score in torch.autograd.grad(log_prob.sum(), (a, b)):
+        error = score.std() / len(score) ** 0.5
+        assert score.mean().abs() < 4 * error + 0.01, (float(score.mean()), float(error))
+    if beta == 0.1 and alpha == 5.0:
+        biased = temperature_head.beta_log_prob(a, b, action.z)
+        assert torch.autograd.grad(biased.sum(), b)[0].mean() > 1, "what is stored is needed"

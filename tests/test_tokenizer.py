@@ -380,7 +380,7 @@ def test_text_between_two_matches_is_a_piece(tmp_path):
 
 
 def test_missing_files_and_bad_json(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer.json in it"):
+    with pytest.raises(FileNotFoundError, match="it has no tokenizer.json"):
         tokenizer.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         tokenizer.load(tmp_path / "absent")
@@ -443,7 +443,7 @@ def test_eos_ids_sources(tmp_path):
 @pytest.mark.parametrize("odd", [-1, 2**70, [256, 2**31], "256", True, [1.0]])
 def test_ends_that_are_no_token_ids_are_refused(odd, tmp_path):
     folder = write(tmp_path / "a", tokenizer.byte_level_file([]), generation_config={"eos_token_id": odd})
-    with pytest.raises(ValueError, match="generation_config.json: eos_token_id .* is no token id"):
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id .* must be a token id"):
         tokenizer.load(folder)
 
 

@@ -144,7 +144,7 @@ def test_a_tied_unembedding_that_is_another_one_is_refused(tmp_path):
     save_file(same, tmp_path / "model.safetensors", {"format": "pt"})
     same_logits(tmp_path)
     save_file(same | {"lm_head.weight": same["lm_head.weight"] * 2}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="ties lm_head.weight to the embedding, and the file has another one"):
+    with pytest.raises(ValueError, match="ties lm_head.weight to the embedding, but the file has a different"):
         model.load(tmp_path)
 
 

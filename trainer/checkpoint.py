@@ -1,6 +1,6 @@
 """A run on disk: saved atomically, resumed exactly.
 
-    runs/modular/                         a Hugging Face model folder, with what the last checkpoint held
+    runs/modular/                         a Hugging Face model folder, equal to the last checkpoint
         config.json, model.safetensors (and its index), tokenizer.json, generation_config.json
         temperature_head.safetensors      phi
         trainer_state.pt                  both optimizers, the step, the length of metrics.jsonl
@@ -8,10 +8,10 @@
         metrics.jsonl, samples.jsonl      one object a line
         checkpoints/step-000100/          the same files, whole: what --resume reads
 
-A checkpoint is written beside its place and renamed into it, so that a kill leaves the one before whole; the folder's own
-files are hard links to it, but for the small ones.  The last few are kept, and the one that did best in evaluation.  Nothing
-about randomness, data order or schedule is saved, because all are functions of (seed, step): see `random_state` and
-`batch_indices`.
+A checkpoint is written under a temporary name and then renamed, so a kill leaves the previous one whole.  The run's folder holds hard
+links to the last checkpoint's large files, and copies of the small ones.  The last few checkpoints are kept, and the best in
+evaluation.  Random numbers, data order and schedule are functions of (seed, step), so nothing of them is saved: see `random_state`
+and `batch_indices`.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ from trainer import faults
 
 LOCK = ".train.lock"  # also the sign that train.py made a folder
 STATE, CONFIG, LOGS = "trainer_state.pt", weights.RUN, ("metrics.jsonl", "samples.jsonl")
-LEFT_BEHIND = {"checkpoints", "before.json", weights.HELD_OUT, *LOGS, "tensorboard"}  # before the first checkpoint
+LEFT_BEHIND = {"checkpoints", "before.json", weights.HELD_OUT, *LOGS, "tensorboard"}  # by an early kill
 
 
 def random_state(seed: int, step: int, device="cpu", process: int = 0) -> torch.Generator:
-    """The generator of one training step; the same whether the run was resumed before it or not."""
+    """The generator of one training step.  It is the same in a resumed run."""
     name = f"{seed} step {step}" + (f" process {process}" if process else "")
     return torch.Generator(device).manual_seed(random.Random(name).getrandbits(60))
 
 
 def batch_indices(problems: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Which problems step `step` asks: epochs are shuffled anew, and none is skipped or asked twice in one.
+    """The problems of this step.  Each epoch has its own order, and asks every problem once.
 
     >>> sorted(batch_indices(6, 3, 0, seed=1) + batch_indices(6, 3, 1, seed=1))
     [0, 1, 2, 3, 4, 5]
@@ -58,19 +58,19 @@ def batch_indices(problems: int, per_step: int, step: int, seed: int) -> list[in
 
 
 def save(run: Path, step: int, transformer, head, vocabulary, optimizers: dict, config: dict, keep: int = 2) -> None:
-    """Write `checkpoints/step-N`, where N steps are done, and show it as the run's folder.
+    """Write `checkpoints/step-N` after N steps, and publish it in the run's folder.
 
-    The last `keep` stay, this one among them, and the best.  Raises faults.Stopped where the disk is full.
+    Keep the last `keep` checkpoints, this one included, and the best one.  faults.Stopped: the disk is full.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     new = final.with_name(f".{final.name}.{os.getpid()}")
-    # From all processes, where there are several; the first one writes.
+    # All processes gather; the first one writes.
     theta = distributed.whole(transformer.state_dict())
     states = distributed.whole({name: optimizer.state_dict() for name, optimizer in optimizers.items()})
     if distributed.is_first() and not final.is_dir():
         try:
             write(new, step, transformer, theta, head, vocabulary, states, config)
-        except Exception as error:  # safetensors and torch.save each have their own for a full disk
+        except Exception as error:  # for a full disk safetensors and torch.save raise errors of their own
             shutil.rmtree(new, ignore_errors=True)
             needed, free = checkpoint_bytes(transformer), shutil.disk_usage(run).free
             if free < needed or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -86,7 +86,7 @@ def save(run: Path, step: int, transformer, head, vocabulary, optimizers: dict, 
 
 
 def drop_old(run: Path, keep: int) -> None:
-    """All but the last `keep` checkpoints, and the best one."""
+    """Remove all but the last `keep` checkpoints and the best one."""
     best = best_step(run)
     for old in whole_checkpoints(run)[:-keep]:
         if old.name != f"step-{best:06d}":
@@ -94,15 +94,15 @@ def drop_old(run: Path, keep: int) -> None:
 
 
 def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, states: dict, config: dict) -> None:
-    """All files of a checkpoint, in a new folder, on the disk and not in its cache."""
+    """Write all files of a checkpoint to a new folder, and flush them to the disk."""
     run = new.parent.parent
     shutil.rmtree(new, ignore_errors=True)
     model.save(transformer, new, theta)
     vocabulary.save(new)
-    # Only what ends a completion: a base model's own top-p or temperature would be applied on top of the policy's.
+    # Only the end of a completion: a base model's own top-p or temperature would distort the policy's.
     ends = {"eos_token_id": sorted(tasks.stop_ids(vocabulary))}
     (new / "generation_config.json").write_text(json.dumps(ends) + "\n", encoding="utf-8")
-    if isinstance(head, torch.nn.Module):  # one that learns
+    if isinstance(head, torch.nn.Module):  # a policy that learns
         head.save(new)
     (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     logs = {name: (run / name).stat().st_size for name in LOGS if (run / name).exists()}
@@ -112,7 +112,7 @@ def write(new: Path, step: int, transformer, theta: dict, head, vocabulary, stat
 
 
 def sync(file: Path) -> None:
-    """To the disk: a folder too, or a rename in it could be lost with the power.  (Windows opens no folder, and needs none.)"""
+    """Flush to the disk.  A folder too, or a power failure could undo a rename.  Windows cannot open folders, and need not."""
     if file.is_dir() and sys.platform == "win32":
         return
     opened = os.open(file, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
@@ -123,15 +123,12 @@ def sync(file: Path) -> None:
 
 
 def checkpoint_bytes(transformer) -> int:
-    """Weights and Adam's two moments of them, in float32; the rest is small."""
+    """Bytes of the float32 weights and Adam's two moments.  The rest is small."""
     return 12 * sum(parameter.numel() for parameter in transformer.parameters())
 
 
 def best_step(run: Path) -> int:
-    """The steps done when an evaluation during the run had its highest Avg@k, by metrics.jsonl; -1 where there is none.
-
-    The later one of two that are equal.
-    """
+    """The number of steps with the highest Avg@k in metrics.jsonl, the latest of equals; -1 without an evaluation."""
     best, highest = -1, -1.0
     if (run / LOGS[0]).exists():
         for line in (run / LOGS[0]).read_text(encoding="utf-8").splitlines():
@@ -143,9 +140,9 @@ def best_step(run: Path) -> int:
 
 
 def publish(run: Path, checkpoint: Path) -> None:
-    """Make the run's folder show this checkpoint's files, one atomic rename each.
+    """Put this checkpoint's files into the run's folder, with one atomic rename each.
 
-    The large ones are links; small ones are copies, since an editor that writes in place would change the checkpoint's."""
+    Large files are hard links.  JSON files are copies: an editor that writes in place would change the checkpoint too."""
     for file in checkpoint.iterdir():
         link = run / f".{file.name}.{os.getpid()}"
         link.unlink(missing_ok=True)
@@ -158,21 +155,21 @@ def publish(run: Path, checkpoint: Path) -> None:
 
 
 def whole_checkpoints(run: Path) -> list[Path]:
-    """Oldest first; what was being written when a run was killed starts with a dot and is not among them."""
+    """Complete checkpoints, oldest first.  The name of an incomplete one starts with a dot."""
     folders = (folder for folder in (run / "checkpoints").glob("step-*") if folder.name[5:].isdigit())
     return sorted(folders, key=lambda folder: int(folder.name[5:]))
 
 
 def clean(run: Path) -> None:
-    """Remove what was being written when a run was killed."""
+    """Remove the unfinished files of a killed run."""
     for folder in (run / "checkpoints").glob(".step-*"):
         shutil.rmtree(folder)
-    for link in run.glob(".*.*.[0-9]*"):  # publish's
+    for link in run.glob(".*.*.[0-9]*"):  # of `publish`
         link.unlink()
 
 
 def begin(run: Path, transformer, keep: int) -> int:
-    """Make the folder of a new run, without what is left of one that was killed before its first checkpoint."""
+    """Make the folder of a new run.  Remove what a run killed before its first checkpoint left there."""
     if not distributed.is_first():
         return 0
     run.mkdir(parents=True, exist_ok=True)
@@ -182,18 +179,18 @@ def begin(run: Path, transformer, keep: int) -> int:
     needed, free = (keep + 2) * checkpoint_bytes(transformer), shutil.disk_usage(run).free
     if free < needed:
         raise ValueError(
-            f"{run}: {keep} checkpoints, the best and one being written take {needed / 2**20:,.0f} MB, and the disk has "
-            f"{free / 2**20:,.0f}: --out another disk, or a lower --keep-checkpoints"
+            f"{run}: {keep} checkpoints, the best and a temporary one need {needed / 2**20:,.0f} MB, but the disk has "
+            f"{free / 2**20:,.0f} free: choose --out on another disk, or a lower --keep-checkpoints"
         )
     return 0
 
 
-LOCKS: dict[Path, int] = {}  # the folders of this process, which the system unlocks when it ends in any way
-NEW: list[Path] = []  # folders that `lock` has made
+LOCKS: dict[Path, int] = {}  # the folders that this process locked; the system unlocks them when it ends
+NEW: list[Path] = []  # folders that `lock` made
 
 
 def remove_new_folders() -> None:
-    """Leave nothing behind where a run could not begin."""
+    """Remove the folder of a run that could not begin."""
     for folder in NEW:
         with contextlib.suppress(OSError):  # another process has begun in it
             if not [file for file in folder.iterdir() if file.name != LOCK]:
@@ -204,7 +201,7 @@ def remove_new_folders() -> None:
 
 
 def lock(run: Path) -> None:
-    """ValueError where another process is training in this folder; PermissionError where it cannot be written."""
+    """Lock the run's folder.  ValueError: another process is training there.  PermissionError: it is not writable."""
     if not distributed.is_first():
         return
     if not run.exists():
@@ -214,7 +211,7 @@ def lock(run: Path) -> None:
         raise PermissionError(f"{run}: this folder cannot be written")
     if run.resolve() in LOCKS:
         return
-    opened = os.open(run / LOCK, os.O_RDWR | os.O_CREAT)  # a file: not every system opens folders
+    opened = os.open(run / LOCK, os.O_RDWR | os.O_CREAT)  # a file, because Windows cannot open folders
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -227,15 +224,15 @@ def lock(run: Path) -> None:
     except (BlockingIOError, PermissionError):
         os.close(opened)
         raise ValueError(f"{run}: another process is training in this folder") from None
-    except (ImportError, OSError):  # a system, or a file system, without locks
+    except (ImportError, OSError):  # the system or file system has no locks
         pass
     LOCKS[run.resolve()] = opened
 
 
 def resume(run: Path, optimizers: dict) -> int:
-    """Restore the optimizers from the newest whole checkpoint, cut the logs back to it, and return the steps it has done.
+    """Restore the optimizers from the newest checkpoint and cut the logs back to it -> the number of steps done.
 
-    The weights are loaded from the checkpoint's folder, as those of any model.
+    prepare.py loads the weights from the checkpoint's folder, like those of any model.
     """
     newest = whole_checkpoints(run)[-1]
     try:
@@ -243,36 +240,30 @@ def resume(run: Path, optimizers: dict) -> int:
         for name, optimizer in optimizers.items():
             distributed.load_optimizer(optimizer, state["optimizers"][name])
         step, logs = int(state["step"]), dict(state["log_bytes"])
-    except Exception as error:  # of many types, from a file that is cut or foreign
+    except Exception as error:  # a damaged file raises many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{newest / STATE}: not a whole checkpoint ({reason}); remove {newest}") from None
     if not distributed.is_first():
         return step
     clean(run)
     publish(run, newest)
-    for name in (
-        "after.json",
-        "table.md",
-        "report.html",
-        "run.png",
-        "heat_map.png",
-    ):  # of an end that is passed now
+    for name in ("after.json", "table.md", "report.html", "run.png", "heat_map.png"):  # of the run's earlier end
         (run / name).unlink(missing_ok=True)
     for name in LOGS:
-        if (run / name).exists():  # to whole lines, as it may have lost its end with the power
+        if (run / name).exists():  # cut to whole lines: a power failure may have cut the last one
             whole = (run / name).read_bytes()[: logs.get(name, 0)]
             os.truncate(run / name, whole.rfind(b"\n") + 1)
     return step
 
 
-# What a resumed run may change.  Only `rollout_rows` moves its draws: it is here for those who ran out of memory.
+# Settings that a resumed run may change.  Only `rollout_rows` changes its draws: it is allowed for runs that ran out of memory.
 MAY_CHANGE = {"resume", "steps", "out", "device", "rollout_rows", "micro_batch_tokens", "checkpointing", "shard"} | {
     "eval_every", "eval_problems", "print_every", "save_every", "keep_checkpoints",
 }  # fmt: skip
 
 
 def configuration(run: Path) -> dict:
-    """What the newest checkpoint ran with; its values are a resumed run's defaults."""
+    """The settings of the newest checkpoint.  They are the defaults of a resumed run."""
     file = whole_checkpoints(run)[-1] / CONFIG
     try:
         return {} | json.loads(file.read_text(encoding="utf-8"))
@@ -281,9 +272,9 @@ def configuration(run: Path) -> dict:
 
 
 def check_same(run: Path, config: dict, defaults: dict) -> None:
-    """ValueError where a resumed run's configuration differs from the one it started with, in more than its limits.
+    """ValueError: a resumed run's settings differ from those it started with, other than in MAY_CHANGE.
 
-    A setting that is newer than the run has no value there: its default is what the run did."""
+    A setting that did not exist when the run started has its default."""
     before = defaults | configuration(run)
     different = [name for name in config if name not in MAY_CHANGE and config[name] != before[name]]
     if different:

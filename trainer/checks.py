@@ -1,4 +1,4 @@
-"""What is wrong with a run's settings: values out of range, settings that exclude each other, flags that would do nothing."""
+"""Checks of a run's settings: values out of range, settings that exclude each other, flags without effect."""
 
 from pathlib import Path
 
@@ -30,14 +30,14 @@ OF_TEMPERATURE = ("temperature_objective", "temperature_first")
 
 
 def validate(c: config.Config) -> None:
-    """ValueError with all that is wrong, at once."""
+    """ValueError with everything that is wrong."""
     wrong = [*of_values(c), *of_policy(c), *without_effect(c), *of_folder(c)]
     if wrong:
         raise ValueError("; ".join(wrong))
 
 
 def complaint(check, *arguments) -> list[str]:
-    """What a check complains of."""
+    """The message of a check that fails, in a list."""
     try:
         check(*arguments)
     except ValueError as error:
@@ -56,7 +56,7 @@ def of_values(c: config.Config) -> list[str]:
         if not getattr(c, name) >= bound  # so that nan is wrong too
     ]
     if c.max_grad_norm == 0:
-        wrong.append("--max-grad-norm 0 would scale every gradient to nothing; a large one, 1e9, does not clip")
+        wrong.append("--max-grad-norm 0 would make every gradient 0; for no clipping use a large number such as 1e9")
     if not 0 < c.tau_min < c.tau_max:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
     elif not c.tau_min <= c.tau_initial <= c.tau_max:
@@ -68,9 +68,9 @@ def of_values(c: config.Config) -> list[str]:
     if c.token_weight not in ("even", "tau"):
         wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
     for objective in (c.token_kind, c.temperature_kind):
-        if objective not in rl.ADVANTAGES:
+        if objective not in (*rl.ADVANTAGES, c.advantage):
             wrong += complaint(rl.parse_pass_at_k, objective, c.samples_per_prompt)
-        if objective == f"pass@{c.samples_per_prompt}":  # one subset only, and it is its own baseline
+        if objective == f"pass@{c.samples_per_prompt}":  # there is one subset, so reward = mean
             wrong.append(f"{objective} of {c.samples_per_prompt} samples per prompt makes every advantage 0")
     wrong += complaint(rl.sides, 0, c.schedule) + complaint(model.choose_device, c.device)
     wrong += complaint(tasks.read_template, c.template)
@@ -79,7 +79,9 @@ def of_values(c: config.Config) -> list[str]:
         if any(kind.startswith("pass@") for kind in (c.token_kind, c.temperature_kind)):
             wrong.append("pass@k is for rewards of 0 or 1, and --reward may give others: use the mean objective")
     if c.prompts_per_step % distributed.size():
-        wrong.append(f"--prompts-per-step {c.prompts_per_step} is no multiple of the {distributed.size()} processes")
+        wrong.append(
+            f"--prompts-per-step {c.prompts_per_step} must be a multiple of the {distributed.size()} processes"
+        )
     if c.shard and distributed.size() == 1:
         wrong.append("--shard needs several processes: torchrun --nproc-per-node=2 train.py ...")
     return wrong
@@ -93,11 +95,11 @@ def of_policy(c: config.Config) -> list[str]:
             baselines.LEARNED[kind](**settings)
         if cuts and kind == "tampo":
             wrong.append(
-                f"--policy {c.policy}: TAMPO learns from the likelihoods of all tokens, so it cannot have a cut"
+                f"--policy {c.policy}: TAMPO learns from the likelihoods of all tokens, so +min_p and +top_p are not allowed"
             )
         if cuts and c.schedule != "temperature" and (c.token_epochs > 1 or c.kl):
             wrong.append(
-                f"--policy {c.policy} removes tokens, and other ones once the model has moved: "
+                f"--policy {c.policy} removes tokens, and would remove other tokens once the model has moved: "
                 "use --token-epochs 1 and no --kl"
             )
         if not baselines.learns(c.policy):
@@ -105,23 +107,23 @@ def of_policy(c: config.Config) -> list[str]:
             if getattr(rule, "temperature", 1) == 0:
                 wrong.append("--policy greedy makes all samples of a group the same, so there is nothing to learn from")
             if c.schedule.startswith(("temperature", "blocks")) or c.temperature_first:
-                wrong.append(f"--policy {c.policy} does not learn: there is no temperature to train alone or in turn")
+                wrong.append(f"--policy {c.policy} does not learn, so it cannot train the temperature alone or in turn")
             if kind == "edt" and settings.get("base", 0) > settings.get("tau_max", rule.tau_max):
-                wrong.append(f"--policy {c.policy}: base exceeds tau_max {rule.tau_max}, so it would be cut to it")
+                wrong.append(f"--policy {c.policy}: base exceeds tau_max {rule.tau_max}")
         if kind == "tampo" and distributed.size() > 1:
-            wrong.append("--policy tampo draws one temperature a step, in one process")
+            wrong.append("--policy tampo draws one temperature a step, so it runs in one process only")
     except ValueError as error:
         wrong.append(str(error))
     return wrong
 
 
 def without_effect(c: config.Config) -> list[str]:
-    """Flags of the command line that would do nothing."""
+    """Flags on the command line that would have no effect."""
     kind = c.policy.partition("+")[0].partition(":")[0]
     idle: dict[str, str] = {}
     if c.schedule == "temperature":
         idle |= dict.fromkeys(OF_TOKENS, "--schedule temperature")
-    if c.schedule == "tokens":
+    if c.schedule == "tokens" and not c.temperature_first:
         idle |= dict.fromkeys(
             (*OF_TEMPERATURE, "temperature_lr", "temperature_epochs", "temperature_entropy"), "--schedule tokens"
         )
@@ -132,23 +134,23 @@ def without_effect(c: config.Config) -> list[str]:
     if kind == "sequence" and c.temperature_entropy:
         idle["temperature_entropy"] = "--policy sequence"
     if c.token_kind != c.advantage and c.temperature_kind != c.advantage:
-        idle["advantage"] = "objectives that are both pass@k"
+        idle["advantage"] = "two pass@k objectives"
     return [f"{flag(name)} does nothing with {why}" for name, why in idle.items() if name in c.given]
 
 
 def of_folder(c: config.Config) -> list[str]:
-    """A run writes over what has the names of its files."""
+    """--out must be a run's folder, or one where nothing would be overwritten."""
     if not c.out:
-        return ["--out is empty, and names the run's folder"]
+        return ["--out is empty; name the run's folder"]
     run, wrong = Path(c.out), []
     if c.resume and not checkpoint.whole_checkpoints(run):
         wrong.append(f"--resume: {run} contains no checkpoint")
     if not c.resume and (checkpoint.whole_checkpoints(run) or (run / "config.json").exists()):
-        wrong.append(f"{run} contains another run or model: --resume goes on with a run, --out names another place")
-    elif not c.resume and run.is_dir():  # a run writes over what has the names of its files
+        wrong.append(f"{run} contains another run or model: continue the run by --resume, or choose another --out")
+    elif not c.resume and run.is_dir():
         asked = {Path(task).resolve() for task in (c.task, c.eval_task)}
         there = [file for file in run.iterdir() if file.name[0] != "."]
-        left = checkpoint.LEFT_BEHIND if (run / checkpoint.LOCK).exists() else {"checkpoints"}  # where one was killed
+        left = checkpoint.LEFT_BEHIND if (run / checkpoint.LOCK).exists() else {"checkpoints"}  # of a killed run
         others = [
             f.name
             for f in there

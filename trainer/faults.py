@@ -1,9 +1,9 @@
-"""What a long run meets: signals, numbers that are not finite, memory that ends.
+"""What can end a long run: signals, numbers that are not finite, out of memory.
 
-    Ctrl-C, SIGTERM, SIGHUP   the step is finished and saved, exit 0; the second one ends the process at once
-    NaN or infinity           the update is skipped, with a message; three in a row end the run, with a diagnosis
-    CUDA out of memory        the update is tried once more in half as large micro-batches (engine/gradient.py), then one line says
-                              which flags need less
+    Ctrl-C, SIGTERM, SIGHUP   finish and save the step, exit 0.  The second signal ends the process at once
+    NaN or infinity           skip the update, with a message.  Three in a row end the run, with a diagnosis
+    CUDA out of memory        try the update once more with half the micro-batch (engine/gradient.py).  Then one line says which
+                              flags need less memory
 
 checkpoint.py covers a killed process, a full disk and a half-written checkpoint.
 """
@@ -21,17 +21,17 @@ import torch
 import tasks
 from engine import distributed
 
-PATIENCE = 3  # updates, or rollouts, in a row that may be broken
+PATIENCE = 3  # so many broken updates or rollouts in a row end the run
 OVERFLOW = "the weights or activations of the model overflow; lower the learning rate"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stopped(Exception):
-    """The run cannot go on; the text says why, and what to do."""
+    """The run cannot continue.  The text says why, and what to do."""
 
 
 class Interrupt:
-    """The first Ctrl-C (or SIGTERM, SIGHUP) ends the run after this step, saved; the second ends the process at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP saves and ends the run after this step.  The second ends the process at once."""
 
     def __init__(self):
         self.now, self.noted = False, 0.0
@@ -39,40 +39,40 @@ class Interrupt:
             signal.signal(number, self.note)
 
     def note(self, number, frame) -> None:
-        # torchrun passes on what the terminal has sent to all its processes already: within seconds, that is one signal
+        # The terminal signals all processes, and torchrun signals them again: within 5 seconds these count as one signal.
         if self.now and (time.monotonic() - self.noted > 5 or "TORCHELASTIC_RUN_ID" not in os.environ):
             os._exit(130)
         if not self.now:
             self.now, self.noted = True, time.monotonic()
-            with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
+            with contextlib.suppress(OSError):  # print could be interrupted by this very signal
                 os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
     def done(self) -> None:
-        """From here on Ctrl-C is Ctrl-C again."""
+        """Restore the plain Ctrl-C."""
         at_once()
 
 
 def at_once() -> None:
-    """Ctrl-C and the like raise KeyboardInterrupt."""
+    """Let each of SIGNALS raise KeyboardInterrupt."""
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
 
 
 class Guard:
-    """Skips an update whose loss or gradient is not finite, and ends the run where that happens again and again."""
+    """Skip updates whose loss or gradient is not finite.  Several in a row end the run."""
 
     def __init__(self):
         self.in_a_row: Counter[str] = Counter()
 
     def rollout(self, rollout) -> None:
-        """Stop a run whose model no longer gives finite numbers, whatever it earns."""
+        """Stop a run whose model no longer gives finite numbers."""
         broken = not (rollout.token_log_probs.isfinite().all() and rollout.entropies.isfinite().all())
         self.in_a_row["rollout"] = self.in_a_row["rollout"] + 1 if broken else 0
         if self.in_a_row["rollout"] >= PATIENCE:
             raise Stopped(f"log-probabilities of {PATIENCE} rollouts in a row were not finite: {OVERFLOW}")
 
     def step(self, side: str, update, *arguments) -> dict[str, float]:
-        """The metrics of `update(*arguments)`.  `skipped` where it raised FloatingPointError, before it changed anything."""
+        """The metrics of `update(*arguments)`, or `skipped` if it raised FloatingPointError before it changed anything."""
         try:
             told = update(*arguments)
         except FloatingPointError as error:
@@ -87,7 +87,7 @@ class Guard:
 
 
 def diagnosis(arguments) -> str:
-    """Where the first number that is not finite came from, and which flag changes it."""
+    """The origin of the first number that is not finite, and what to change."""
     for argument in arguments:
         tensors = [getattr(p, "to_local", lambda p=p: p)() for p in getattr(argument, "parameters", tuple)()]
         if not all(tensor.isfinite().all() for tensor in tensors):
@@ -101,14 +101,14 @@ def diagnosis(arguments) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """What ended a run, for its user; None for a mistake of ours, which needs its traceback."""
+    """One line for the user about the error that ended a run; None for a bug, which needs its traceback."""
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, (Stopped, tasks.RewardError)):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first:
         return (
             f"out of memory ({first}): while sampling, lower --rollout-rows or --max-new-tokens; while training, lower "
-            "--micro-batch-tokens or add --checkpointing; the optimizer's step needs a smaller model, or --shard"
+            "--micro-batch-tokens or add --checkpointing; in loading or the optimizer's step, use a smaller model or --shard"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return f"cannot write ({first})"
@@ -116,10 +116,11 @@ def explain(error: BaseException) -> str | None:
 
 
 def supervise(name: str, prepare, work) -> None:
-    """work(prepare()), as the command `name`: whatever ends it ends in one line, and a user's mistake with exit code 2."""
-    from trainer import checkpoint  # which imports this file
+    """work(prepare()) as the command `name`.  Every expected end prints one line.  A user's mistake has exit code 2."""
+    from trainer import checkpoint  # it imports this file
 
     at_once()
+    run = None
     try:
         try:
             run = prepare()
@@ -131,13 +132,14 @@ def supervise(name: str, prepare, work) -> None:
         work(run)
         checkpoint.remove_new_folders()
         distributed.stop()
-    except KeyboardInterrupt:  # before the first step or after the last: what there is to save is saved
+    except KeyboardInterrupt:  # before the first step or after the last: nothing is left to save
         print(f"\n{name}: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if (reason := explain(error)) is None:
             raise
-        saved = checkpoint.whole_checkpoints(run.folder)
-        then = f"the last good checkpoint is {saved[-1]}, and --resume goes on from it" if saved else "nothing is saved"
+        saved = checkpoint.whole_checkpoints(run.folder) if run else []
+        then = f"the last checkpoint is {saved[-1]}; continue from it by --resume" if saved else "nothing is saved"
+        checkpoint.remove_new_folders()
         print(f"\n{name}: {reason}; {then}", file=sys.stderr)
         sys.exit(1)

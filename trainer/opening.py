@@ -1,4 +1,4 @@
-"""What a run says before its first step, and `--dry-run`: everything loaded and checked, one prompt timed, nothing kept."""
+"""What a run prints before its first step.  `--dry-run` loads and checks everything, times a step, and keeps nothing."""
 
 import time
 
@@ -7,11 +7,17 @@ from display.progress import duration
 from display.terminal import visible
 from engine.memory import bytes_per_row, free_bytes
 
-GIB = 2**30
+
+def size_of(count: int) -> str:
+    """
+    >>> size_of(7_500_000), size_of(3 * 2**30)
+    ('7 MiB', '3.0 GiB')
+    """
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def announce(run) -> str:
-    """Model, problems, the first prompt and its gold answer, sizes, memory, files: what a user should see before waiting."""
+    """What a user should see before waiting: model, problems, first prompt and gold answer, sizes, memory, files."""
     c, (problem, ids) = run.c, run.training[0]
     size = sum(parameter.numel() for parameter in run.transformer.parameters())
     of_head = sum(parameter.numel() for parameter in run.policy.parameters()) if run.policy.learns else 0
@@ -26,20 +32,19 @@ def announce(run) -> str:
         f"its gold answer: {visible(problem.answer)}",
         f"a step: {c.prompts_per_step} problems x {c.samples_per_prompt} samples of at most {run.max_new_tokens} tokens, "
         f"{rows} at a time",
-        f"memory: {update / GIB:.1f} GiB in the update and {cache / GIB:.1f} GiB of keys and values in a rollout, and more for "
-        f"activations; {free_bytes(run.transformer.device) / GIB:.1f} GiB are free",
-        f"evaluation before and after: {before:,} completions of {len(run.held_out):,} problems each (--final-problems, "
-        f"--eval-samples)",
+        f"memory: {size_of(update)} in the update, {size_of(cache)} of keys and values in a rollout, and more for "
+        f"activations; {size_of(free_bytes(run.transformer.device))} are free",
+        f"evaluation before and after training: {len(run.held_out):,} problems (--final-problems), {before:,} completions each time",
         f"files: {c.out}",
     ]
     return "\n".join(lines)
 
 
 def rehearse(run) -> None:
-    """Time one prompt, or the whole step if that takes a minute at most; say what the run takes, and keep nothing."""
+    """Print how long the run takes, by one prompt, or by a whole step if that takes less than a minute.  Keep nothing."""
     c = run.c
     print(announce(run))
-    one = timed(run, 1)
+    one = timed(run, 1)  # the first call also warms up, so time a second one
     scale, of_rollout, of_update = c.prompts_per_step, *timed(run, 1)
     if scale * sum(one) < 60:
         scale, of_rollout, of_update = 1, *timed(run, c.prompts_per_step)
@@ -54,14 +59,15 @@ def rehearse(run) -> None:
 
 
 def timed(run, prompts: int) -> tuple[float, float]:
-    """Seconds of a rollout of so many prompts, and of a token step on it."""
+    """Seconds for a rollout of so many prompts, and for a token step on it."""
     started = time.perf_counter()
-    _, asked, generator = run.ask(0)
+    problems, asked, generator = run.ask(0)
     run.policy.begin_step(0, generator)
     rollout = run.sample(asked[:prompts], generator, keep_reads=True)
     run.policy.end_step()
+    run.verdicts([p for p in problems[:prompts] for _ in range(run.c.samples_per_prompt)], rollout)
     sampled = time.perf_counter()
-    advantage = rollout.finished.float() - 0.5  # any that is not zero
+    advantage = rollout.finished.float() - 0.5  # any values other than 0
     settings = run.token_settings, run.reference, run.gradient
     rl.token_step(run.transformer, run.optimizers["token"], rollout, advantage, *settings)
     return sampled - started, time.perf_counter() - sampled

@@ -1,4 +1,4 @@
-"""Load all that a run needs, or start from its newest checkpoint.  Everything that a user can get wrong goes wrong here."""
+"""Load everything that a run needs, from its newest checkpoint with --resume.  All mistakes of a user are found here."""
 
 import copy
 from pathlib import Path
@@ -21,12 +21,10 @@ from trainer.run import Run
 
 
 def prepare(c: config.Config) -> Run:
-    """A run that is checked whole and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
+    """A run, fully checked and ready for its first step.  ValueError, OSError: a user's mistake, in one line."""
     checks.validate(c)
     c.reward = c.reward and str(Path(c.reward).absolute())  # eval.py may run elsewhere
-    c.template = tasks.read_template(
-        c.template
-    )  # a file's text, so that the run's folder asks as the run did, wherever it is
+    c.template = tasks.read_template(c.template)  # store a file's text, so that the run's folder can be moved
     folder, c.device = Path(c.out), distributed.start(model.choose_device(c.device))
     checkpoint.lock(folder)
     if c.resume:
@@ -35,9 +33,7 @@ def prepare(c: config.Config) -> Run:
     source = checkpoint.whole_checkpoints(folder)[-1] if c.resume else weights.find_folder(c.model)
     vocabulary = tokenizer.load(source)
     if not tasks.stop_ids(vocabulary):
-        raise ValueError(
-            f"{source} names no end-of-text token (eos_token_id), so no completion could end and be rewarded"
-        )
+        raise ValueError(f"{source} names no end-of-text token (eos_token_id), so no completion could end")
     chosen = choose_problems(c, vocabulary)
     training, held_out = chosen.training, [problem for problem, _ in chosen.held_out]
     length = c.max_new_tokens or max(tasks.completion_length(p) for p in (training[0][0], held_out[0]))
@@ -46,10 +42,9 @@ def prepare(c: config.Config) -> Run:
     sampler = distributed.shard(transformer, c.device) if c.shard else transformer
     prompts = [ids for _, ids in training + chosen.held_out]
     longest = sample.check_lengths(transformer, prompts, length)
-    c.rollout_rows = c.rollout_rows or rows_at_once(
-        sampler, longest + length
-    )  # kept, so that a resumed run draws the same
-    how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))  # not fused it takes one more copy of all weights
+    c.rollout_rows = c.rollout_rows or rows_at_once(sampler, longest + length)  # stored for --resume: it moves draws
+    # On CUDA a step that is not `fused` needs one more copy of the weights.
+    how = dict(weight_decay=0.0, fused=c.device.startswith("cuda"))
     optimizers = {"token": torch.optim.AdamW(transformer.parameters(), lr=c.token_lr, **how)}
     if policy.learns and list(policy.parameters()):
         optimizers["temperature"] = torch.optim.AdamW(policy.parameters(), lr=c.temperature_lr, **how)
@@ -71,13 +66,13 @@ def choose_problems(c: config.Config, vocabulary) -> tasks.Chosen:
         c.task, c.eval_task, c.final_problems, lambda p: tasks.render(p, vocabulary, c.prompt), c.max_prompt_tokens
     )
     if len(chosen.training) < c.prompts_per_step or not chosen.held_out:
-        raise ValueError(f"{chosen.said}; a step asks {c.prompts_per_step}, and an evaluation at least 1")
+        raise ValueError(f"{chosen.said}; a step needs {c.prompts_per_step} and an evaluation at least 1")
     return chosen
 
 
 def load_policies(c: config.Config, source: Path):
-    """The token policy, the temperature policy, and the initial token policy where there is a KL penalty."""
-    # Master weights in float32: a step of 1e-6 must arrive.  What is sharded goes to its device a layer at a time.
+    """The token policy, the temperature policy, and with a KL penalty the initial token policy, else None."""
+    # Master weights are float32, because a step of 1e-6 must arrive.  With --shard each layer moves to the device alone.
     transformer = model.load(source, "cpu" if c.shard else c.device)
     transformer.compute_dtype = torch.bfloat16 if c.device.startswith("cuda") else None
     transformer.checkpointing = c.checkpointing
@@ -99,12 +94,14 @@ def load_policies(c: config.Config, source: Path):
         holds: dict = {"kind": policy.kind} | policy.settings
         if different := [f"{name} {holds[name]}" for name in asked if holds.get(name, asked[name]) != asked[name]]:
             raise ValueError(
-                f"{source} has a temperature policy of {', '.join(different)}: go on with it by the flags that say so "
-                f"(--policy, --tau-min, --tau-max), or remove {temperature_head.FILE} to begin anew"
+                f"{source} has a temperature policy with {', '.join(different)}: give the same values to --policy, --tau-min, "
+                f"--tau-max and --tau-initial, or remove {temperature_head.FILE} to begin with a new policy"
             )
         return transformer, policy, reference
     if c.resume:
-        raise ValueError(f"{source / temperature_head.FILE}: missing; remove {source} to go on from the one before")
+        raise ValueError(
+            f"{source / temperature_head.FILE}: missing; remove {source} to continue from the checkpoint before it"
+        )
     torch.manual_seed(c.seed)
     policy = baselines.begin(
         c.policy, transformer.config.d_model, c.tau_min, c.tau_max, c.tau_initial, concentration=c.concentration

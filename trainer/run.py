@@ -1,7 +1,7 @@
-"""A run: what train.py's loop asks for, so that the loop reads as the algorithm.
+"""A run: what train.py's loop calls, so that the loop reads as the algorithm.
 
-It draws the problems, samples in parts that fit the memory, rewards, guards each update, evaluates, logs, saves, and ends at a
-signal.  With several processes each has its own problems; the first one evaluates and writes, and the others wait.
+It draws problems, samples in parts that fit the memory, rewards, guards each update, evaluates, logs, saves, and stops at a signal.
+With several processes each has its own problems.  The first process evaluates and writes, and the others wait.
 """
 
 import time
@@ -35,10 +35,10 @@ class Run:
     vocabulary: tokenizer.Tokenizer
     training: list[tuple[tasks.Problem, list[int]]]  # with their prompt ids
     held_out: list[tasks.Problem]
-    said: str  # which problems there are, for the user
+    said: str  # how many problems there are, in words
     transformer: model.Transformer  # theta
-    sampler: model.Transformer  # theta too, or where it is sharded a whole copy
-    policy: Any  # phi, or a policy that does not learn
+    sampler: model.Transformer  # theta too; with --shard a whole copy of it
+    policy: Any  # phi, or a rule
     reference: model.Transformer | None  # the initial theta, for a KL penalty
     optimizers: dict[str, torch.optim.Optimizer]  # "token", and "temperature" where phi learns by gradient
     first_step: int
@@ -69,6 +69,8 @@ class Run:
     def begin(self) -> None:
         if self.is_first:
             print(opening.announce(self), flush=True)
+            if self.first_step >= self.c.steps:
+                print(f"all {self.c.steps} steps are done; only the evaluation after training runs again")
         self.logs = log.Log(self.folder, self.vocabulary, self.first_step) if self.is_first else None
         if self.is_first and not self.c.resume:
             self.logs.write("before.json", self.evaluate_all())
@@ -76,7 +78,7 @@ class Run:
         self.interrupted = faults.Interrupt()
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left to do.  A signal ends them after the step that it meets."""
+        """The remaining steps.  A signal ends them after the current step."""
         self.progress = Progress(self.first_step, self.c.steps, shown=self.is_first, every=self.c.log_every)
         for step in self.progress:
             yield step
@@ -88,12 +90,10 @@ class Run:
         if self.stopped:
             if self.is_first:
                 self.logs.close()
-                print(
-                    f"stopped after step {self.metrics['step'] + 1}; the same command with --resume goes on from there"
-                )
+                print(f"stopped after step {self.metrics['step'] + 1}; continue with the same command and --resume")
             return
         self.interrupted.done()
-        self.policy.begin_step(self.c.steps)  # a policy that moves with training is evaluated as it ended
+        self.policy.begin_step(self.c.steps)  # EAD depends on the training step: evaluate it at the end
         self.policy.end_step()
         if self.is_first:
             self.logs.write("after.json", self.evaluate_all())
@@ -103,7 +103,7 @@ class Run:
     # ---- one step --------------------------------------------------------------------------------------------------
 
     def ask(self, step: int) -> tuple[list[tasks.Problem], list[list[int]], torch.Generator]:
-        """P problems, their prompts, and the step's random numbers."""
+        """P problems, their prompts, and the step's generator."""
         self.started = time.perf_counter()
         indices = checkpoint.batch_indices(len(self.training), self.c.prompts_per_step, step, self.c.seed)
         asked = distributed.share([self.training[i] for i in indices])
@@ -112,7 +112,7 @@ class Run:
         return [problem for problem, _ in asked], [ids for _, ids in asked], generator
 
     def sample(self, prompts: list[list[int]], generator, keep_reads: bool) -> Rollout:
-        """The rollout of a step, so many completions at a time as memory holds."""
+        """The rollout of a step, as many completions at a time as fit in memory."""
         c = self.c
         size = max(1, c.rollout_rows // c.samples_per_prompt)
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
@@ -123,7 +123,7 @@ class Run:
         return rollout
 
     def prints(self) -> bool:
-        """Is it a step whose completions are shown?"""
+        """Does this step print completions?"""
         return self.is_first and self.c.print_every > 0 and self.metrics["step"] % self.c.print_every == 0
 
     def verdicts(self, problems: list[tasks.Problem], rollout: Rollout) -> tuple[list[str], list[float]]:
@@ -147,19 +147,19 @@ class Run:
         return rewards
 
     def update(self, side: str, step, *arguments) -> None:
-        """One side's step, guarded against numbers that are not finite; its metrics under the side's name."""
+        """One side's step, guarded against numbers that are not finite.  Its metrics get the side's name as a prefix."""
         told = self.guard.step(side, step, *arguments)
         self.metrics |= {f"{side}/{name}": value for name, value in told.items()}
 
     def end_step(self, step: int, rollout: Rollout) -> None:
-        """Evaluate, log, and save, where it is time to."""
+        """Evaluate, log and save, when they are due."""
         c, now = self.c, time.perf_counter()
         self.metrics |= {"seconds/rollout": self.sampled - self.started, "seconds/update": now - self.sampled}
         self.metrics, is_best = distributed.mean(self.metrics), False
         distributed.refresh(self.sampler, self.transformer)
         if self.is_first:
             if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-                count = min(c.eval_problems, len(self.held_out))  # spread over all: the first may be the easiest
+                count = min(c.eval_problems, len(self.held_out))  # evenly spaced: the first may be the easiest
                 some = [self.held_out[i * len(self.held_out) // count] for i in range(count)]
                 self.metrics |= log.flat(self.evaluate(self.policy, some))
             self.logs.metrics(self.metrics)
@@ -174,13 +174,13 @@ class Run:
             checkpoint.save(self.folder, step + 1, *state)
 
     def warn(self) -> None:
-        """Say aloud where a run cannot learn."""
+        """Warn about a run that cannot learn."""
         self.without_signal = 0 if self.metrics["groups_with_signal"] else self.without_signal + 1
         if self.is_first and self.without_signal and self.without_signal % PATIENCE == 0:
             self.progress.write(
                 f"warning: no group had a signal for {self.without_signal} steps: all samples of each problem earn the same "
-                f"(reward {self.metrics['reward']:.3f}, truncated {self.metrics['truncated']:.2f}).  Look at the printed "
-                "completions and their gold answers; try easier problems, larger groups, more --max-new-tokens, or few-shot "
+                f"(reward {self.metrics['reward']:.3f}, truncated {self.metrics['truncated']:.2f}).  Compare the printed "
+                "completions with their gold answers.  Try easier problems, larger groups, more --max-new-tokens, or few-shot "
                 "examples (--template FILE)"
             )
 
@@ -199,10 +199,10 @@ class Run:
         return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
 
     def look(self, when: str, step: int) -> None:
-        """Keep completions of some held-out problems, before and after."""
+        """Write completions of some held-out problems to the log, before and after."""
         asked = log.looked_at(self.held_out, self.max_new_tokens)
         prompts = [tasks.render(problem, self.vocabulary, self.c.prompt) for problem in asked]
-        generator = torch.Generator(self.sampler.device).manual_seed(0)  # never moves the randomness of training
+        generator = torch.Generator(self.sampler.device).manual_seed(0)  # training's generator is not used
         shared = 1, self.max_new_tokens, self.eos, generator
         rollout = generate(self.sampler, self.policy, prompts, *shared, keep_reads=True, stop=self.stop)
         self.logs.held_out(when, step, self.sampler, self.policy, rollout, asked, *self.verdicts(asked, rollout))
