@@ -120,6 +120,9 @@ MATHS = REAL | dict(
     steps=500, prompts_per_step=64, samples_per_prompt=8, max_new_tokens=3072,
     checkpointing=True, final_problems=500, save_every=20,
 )  # fmt: skip
+WORDS = REAL | dict(
+    steps=100, schedule="temperature", tau_initial=0.8, temperature_lr=1e-3, temperature_epochs=4, eval_every=0,
+)  # fmt: skip
 PRESETS: dict[str, dict] = {
     "modular": {},
     # A high token_lr: accuracy grows five times in two minutes, which leaves the temperature little to improve.
@@ -127,6 +130,10 @@ PRESETS: dict[str, dict] = {
         task="countdown", model="models/countdown", steps=200, prompts_per_step=16, token_lr=2e-4, tau_min=0.1
     ),
     "problems": REAL,  # for any file or data set
+    # On a laptop, tokens frozen: word problems of one step and of three.
+    "smollm2-135m-words": WORDS | dict(model="HuggingFaceTB/SmolLM2-135M-Instruct", task="words:1", out="runs/smollm2-135m-words"),
+    "qwen2.5-coder-0.5b-words": WORDS
+    | dict(model="Qwen/Qwen2.5-Coder-0.5B-Instruct", task="words:3", out="runs/qwen2.5-coder-0.5b-words"),
     "qwen3-0.6b-gsm8k": MATHS
     | dict(model="Qwen/Qwen3-0.6B", task="gsm8k", eval_task="gsm8k-test", max_new_tokens=768, out="runs/qwen3-0.6b-gsm8k"),
     "qwen3-1.7b-math": MATHS
