@@ -217,8 +217,9 @@ def of_study(found: dict[str, Methods]) -> str:
 
 
 def studies() -> dict[str, dict[str, Methods]]:
-    """The kept trials of each study, by its name."""
-    return {file.name.removeprefix("trials-").partition(".")[0]: read(file) for file in sorted(KEPT.glob("*.jsonl.gz"))}
+    """The kept trials of each study of the toys, by its name; real-*.jsonl.gz are those of REAL.md."""
+    files = [file for file in sorted(KEPT.glob("*.jsonl.gz")) if not file.name.startswith("real-")]
+    return {file.name.removeprefix("trials-").partition(".")[0]: read(file) for file in files}
 
 
 def every_table() -> str:

@@ -165,7 +165,8 @@ def pretend() -> None:
 
     there = {
         "is_available": lambda: True, "_lazy_init": lambda: None, "empty_cache": lambda: None,
-        "is_bf16_supported": lambda *_: True, "CUDAGraph": Recorded, "device": contextlib.nullcontext,
+        "is_bf16_supported": lambda *_: True, "mem_get_info": lambda *_: (2**34, 2**34), "memory_reserved": lambda *_: 0,
+        "memory_allocated": lambda *_: 0, "CUDAGraph": Recorded, "device": contextlib.nullcontext,
     }  # fmt: skip
     for name, value in there.items():
         setattr(torch.cuda, name, value)

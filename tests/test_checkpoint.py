@@ -506,7 +506,7 @@ def test_the_side_that_is_fixed_stays_bit_identical(base, tmp_path, monkeypatch,
     empty = torch.optim.AdamW([torch.zeros(1)]).state_dict()["state"]
     first = {
         "token": transformer.state_dict(),
-        "temperature": temperature_head.TemperatureHead(16, 0.1, 1.5).state_dict(),
+        "temperature": temperature_head.TemperatureHead(16, 0.1, 1.5, concentration=80.0).state_dict(),
     }
     for step, (moving, after) in enumerate(zip(moves, states, strict=True)):
         for side in ("token", "temperature"):

@@ -68,7 +68,7 @@ def test_every_command_runs_where_it_is_told(base, tmp_path):
         f"from display import log; log.Log.report = lambda self: ''; {there}",  # pictures are drawn on the CPU, and slowly
         ["train.py", *words(base, run), *more, *extra.split(), *pass_at_2],
         ["train.py", "--resume", "--out", run, "--steps", "2"],
-        ["train.py", *words(base, tmp_path / "tampo"), *more, "--policy", "tampo"],
+        ["train.py", *words(base, tmp_path / "tampo", "--policy", "tampo"), *more],
         ["eval.py", "--model", run, "--benchmark", base / "problems.jsonl", "--template", "raw", "--problems", "3", "--samples", "2",
             "--max-new-tokens", "4", "--policy", "own", "edt", "ead", "greedy", "--device", "cuda"],
         ["sample.py", "--model", run, "--prompt", "9?", "--template", "raw", "--max-new-tokens", "4", "--device", "cuda"],

@@ -625,9 +625,10 @@ def test_temperature_step_is_finite_at_both_ends_of_the_range(z, bias):
     with torch.no_grad():
         head.w2.bias[1:] = bias
     rollout = replace(
-        rollout, z=torch.full_like(rollout.z, z), temperatures=torch.full_like(rollout.temperatures, 0.1 + 1.4 * z)
-    )
-    action = Action(rollout.temperatures, rollout.changed, rollout.z)
+        rollout, z=torch.full_like(rollout.z, z), temperatures=torch.full_like(rollout.temperatures, 0.1 + 1.4 * z),
+        rest=torch.full_like(rollout.z, 1 - z),
+    )  # fmt: skip
+    action = Action(rollout.temperatures, rollout.changed, rollout.z, rest=rollout.rest)
     rollout.temperature_log_probs = head.log_prob(rollout.reads, action).detach()
     settings = rl.StepSettings(entropy_bonus=0.01)
     metrics = rl.temperature_step(head, sgd(head, 1e-3), rollout, some_advantages(rollout), settings)
