@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import config
 import model
 import rl
 import sample
@@ -153,3 +154,25 @@ def test_what_the_registry_does_not_give_is_one_line(tmp_path, monkeypatch, caps
 def test_a_folder_is_not_written_over(tmp_path, monkeypatch, capsys):
     code, error = run_script(monkeypatch, capsys, "--out", tmp_path)
     assert code == 2 and "already exists; choose another --out" in error
+
+
+@torch.no_grad()
+def test_the_head_of_the_presets_begins_as_good_as_its_fixed_temperature(real, rollout):
+    """The entropy of the mixture that it draws from is within 5% of that at the fixed temperature; with a + b = 4 it is not."""
+    _, transformer, _ = real
+    reads = rollout[0].reads[rollout[0].mask]  # (N, d_model)
+    logits = transformer.unembed(reads)
+    entropies = {}
+    for concentration in (config.REAL["concentration"], 4.0):
+        torch.manual_seed(0)
+        head = temperature_head.TemperatureHead(
+            transformer.config.d_model, config.REAL["tau_min"], config.Config.tau_max, concentration=concentration
+        )
+        mixture, draws, tau = torch.zeros_like(logits), 200, torch.full((len(reads),), head.tau_initial)
+        for _ in range(draws):
+            tau = head.act(reads, tau).temperature
+            mixture += (logits / tau[:, None]).softmax(-1) / draws
+        entropies[concentration] = float(torch.special.entr(mixture).sum(-1).mean())
+    fixed = float(torch.special.entr((logits / head.tau_initial).softmax(-1)).sum(-1).mean())
+    near, far = (entropies[c] / fixed for c in (config.REAL["concentration"], 4.0))
+    assert abs(near - 1) < 0.05 and far > 1.1, (near, far)
