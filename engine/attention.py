@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ class Cache:
         self.keys: list[Tensor] = []  # a layer: (P * kv head * G, max_new_tokens, d_head)
         self.values: list[Tensor] = []
         self.shape, self.version = (prompts, samples), 0  # (P, G); how often `keep` was called
-        self.longest, self.prompts_read = longest, 0
+        self.longest, self.prompts_read, self.common = longest, 0, 0  # common: tokens read by `begin_with`
         self.slot_of_row = torch.arange(prompts * samples, device=device)  # (n,)
         # (P * G,), -1 for an empty slot; None: row i is in slot i.
         self.row_of_slot: Tensor | None = None if self.kernel is None else self.slot_of_row
@@ -141,24 +142,40 @@ class Cache:
     def reader(self, tokens: Tensor):
         """The next prompts (count, L) -> their positions, and the function that each layer calls for its attention.
 
-        Attention is model.causal: no token reads padding on its right.  Keys and values are stored.
+        Attention is model.causal: no token reads padding on its right.  Keys and values are stored.  Before the first prompts,
+        `begin_with` may read what all of them begin with; then `tokens` is what follows.
         """
-        count, layers = len(tokens), itertools.count()
+        count, start = len(tokens), self.common
         rows = slice(self.prompts_read, self.prompts_read + count)
         self.prompts_read += count
         if self.prompts_read > self.shape[0]:
             raise ValueError(f"a cache for {self.shape[0]} prompts received {self.prompts_read}")
+        return self.reading(tokens, rows, start)
+
+    def begin_with(self, transformer, tokens: Tensor) -> None:
+        """Read tokens (1, n) once, with which all prompts begin."""
+        transformer(tokens, SimpleNamespace(reader=lambda tokens: self.reading(tokens, slice(None), 0)))
+        self.common = tokens.shape[1]
+
+    def reading(self, tokens: Tensor, rows: slice, start: int):
+        """Positions from `start`, and attention that stores keys and values in these rows and reads them from the first."""
+        layers, end, mask = itertools.count(), start + tokens.shape[1], None
+        if start:
+            mask = torch.ones(end - start, end, dtype=torch.bool, device=tokens.device).tril(start)[None, None]
 
         def read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             layer, kv_heads = next(layers), key.shape[2]
             if layer == len(self.keys):
                 self.make_room(kv_heads, key.shape[3], key.device)
             key, value = key.to(self.dtype), value.to(self.dtype)
-            for held, new in ((self.prompt_keys[layer], key), (self.prompt_values[layer], value)):
-                held.unflatten(0, (-1, kv_heads))[rows] = new.transpose(1, 2)
-            return causal(query, key, value)
+            held = [of[layer].unflatten(0, (-1, kv_heads))[rows] for of in (self.prompt_keys, self.prompt_values)]
+            for of, new in zip(held, (key, value)):
+                of[:, :, start:end] = new.transpose(1, 2)
+            if start:
+                key, value = (of[:, :, :end].transpose(1, 2) for of in held)
+            return causal(query, key, value, mask)
 
-        return torch.arange(tokens.shape[1], device=tokens.device)[None], read
+        return torch.arange(start, end, device=tokens.device)[None], read
 
     def make_room(self, kv_heads: int, d_head: int, device: torch.device) -> None:
         """Allocate keys and values of one more layer."""

@@ -17,6 +17,7 @@ from engine.draw import draw_token
 # Prompt tokens in one forward pass.  On a CPU the activations should fit its cache.  On a GPU those of 512 long prompts would not
 # fit its memory.
 PROMPT_TOKENS_AT_ONCE = {"cpu": 2**11, "mps": 2**13, "cuda": 2**15}
+WORTH_SHARING = 16  # tokens with which all prompts begin
 
 
 class FastEngine:
@@ -44,15 +45,24 @@ class FastEngine:
     def prefill(self) -> Tensor:
         """h_1 (B, d_model), from which the first token of each row is drawn."""
         at_once = max(1, PROMPT_TOKENS_AT_ONCE[self.tokens.device.type] // self.tokens.shape[1])  # prompts
-        last, inner = [], []
+        last, inner, common = [], [], self.common_tokens()
         with self.transformer.autocast():
+            if common:
+                self.cache.begin_with(self.transformer, self.tokens[:1, :common])
             for tokens, length in zip(self.tokens.split(at_once), self.lengths.split(at_once)):
                 row = torch.arange(len(tokens))
-                last.append(self.transformer(tokens, self.cache)[row, length - 1])
+                last.append(self.transformer(tokens[:, common:], self.cache)[row, length - 1 - common])
                 if self.layer is not None:
                     inner.append(self.transformer(tokens, layers=self.layer)[row, length - 1])
         hidden, inner = (torch.cat(x).repeat_interleave(self.samples, dim=0) if x else None for x in (last, inner))
         return self.keep(hidden, inner)
+
+    def common_tokens(self) -> int:
+        """How many tokens all prompts begin with (a system turn, few-shot examples), where reading them once pays; else 0."""
+        shortest = int(self.lengths.min()) - 1  # each prompt keeps a token of its own
+        same = (self.tokens[:, :shortest] == self.tokens[:1, :shortest]).all(0)
+        common = shortest if same.all() else int(same.long().argmin())
+        return common if common >= WORTH_SHARING and len(self.tokens) > 1 else 0
 
     def step(self, token: Tensor) -> Tensor:
         """Append token (n,) to each row -> h_t (n, d_model), from which the next one is drawn."""

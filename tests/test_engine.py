@@ -92,3 +92,27 @@ def test_the_engine_to_read_is_short():
     import inspect
 
     assert len(inspect.getsource(sample.PlainEngine).splitlines()) <= 45
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shared", [15, 16, 30])
+def test_what_all_prompts_begin_with_is_read_once(family, shared, monkeypatch):
+    """A prompt that is nothing else, one with more, a token that comes again; below 16 tokens it is not worth it."""
+    transformer, begin = transformer_of(family), [1 + i % 16 for i in range(shared)]
+    prompts = [[*begin, 4], [*begin, 2, 9, 9], [*begin, 1, 2], [*begin, 4, 1]]
+    widths, forward = [], transformer.forward
+    monkeypatch.setattr(
+        transformer,
+        "forward",
+        lambda tokens, *rest, **named: widths.append(tokens.shape) or forward(tokens, *rest, **named),
+    )
+    policy = baselines.make("0.9")
+    plain, fast = (
+        sample.generate(transformer, policy, prompts, 3, 6, {3}, torch.Generator().manual_seed(0), True, engine=engine)
+        for engine in (SameDraws, FastEngine)
+    )
+    of_fast = [tuple(shape) for shape in widths if shape[0] in (1, 4)]
+    assert of_fast == ([(4, 18)] if shared < 16 else [(1, shared), (4, 3)])
+    assert torch.equal(plain.tokens, fast.tokens)
+    torch.testing.assert_close(plain.token_log_probs, fast.token_log_probs, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(plain.reads, fast.reads, rtol=1e-3, atol=1e-4)
