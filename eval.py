@@ -14,15 +14,12 @@ Evaluation has its own generator, so it never changes training's random numbers.
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
-# Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
-os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from engine import environment  # isort: skip
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -154,6 +151,7 @@ def main() -> None:
     flag("--seed", type=int, default=0, help="fixes every draw")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
     flag("--out", default="", help="write the results as JSON to this file, with the right samples of each problem")
+    environment.ready()
     arguments = parser.parse_args()
     try:
         results = run(arguments)

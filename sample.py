@@ -10,13 +10,10 @@
 
 import argparse
 import codecs
-import os
 import sys
 from dataclasses import dataclass, fields, replace
 
-# Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
-os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from engine import environment  # isort: skip
 import torch
 from torch import Tensor
 
@@ -221,6 +218,7 @@ def main() -> None:
     flag("--stop", default=None, help="a text that ends the completion, such as \\n")
     flag("--seed", type=int, default=0, help="the same seed gives the same completion")
     flag("--device", default="auto", help="auto, cpu, cuda or mps")
+    environment.ready()
     arguments = parser.parse_args()
     try:
         if not arguments.prompt.strip():

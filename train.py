@@ -17,12 +17,9 @@ The paper does not publish learning rates, the range of tau and the schedule: ou
 Checkpoints, evaluations, logs, signals and several processes are the run's business: trainer/run.py.
 """
 
-import os
 import sys
 
-# Older torch has no gamma sampler for Apple's GPU: that op runs on the CPU.  Threads that spin starve each other.
-os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from engine import environment  # noqa: F401  # isort: skip
 
 import config
 import rl

@@ -37,6 +37,7 @@ from answers.extract import bare, extract_answer
 from answers.grammar import MAX_LENGTH, parse
 from answers.spelling import PLAIN, normalise, words
 from answers.values import STEPS, local
+from display.terminal import visible
 
 BATCH_SECONDS = 0.5  # after which the rest of a large batch goes to processes of its own
 CONSTANT = re.compile(r"\+\s*[Cc]$")
@@ -133,7 +134,7 @@ def batch(cases: list[tuple]) -> list[float]:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"verify.py: {message}", file=sys.stderr)
+    print(visible(f"verify.py: {message}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -157,8 +158,8 @@ def show(text: str, gold: str) -> None:
     """One answer, with its stages."""
     answer = extract_answer(text)
     equal, stage = compare(answer, gold)
-    print(f"extracted answer: {answer}\nits normal form:  {normalise(bare(answer))}")
-    print(f"that of the gold: {normalise(bare(gold))}")
+    print(visible(f"extracted answer: {answer}\nits normal form:  {normalise(bare(answer))}"))
+    print(visible(f"that of the gold: {normalise(bare(gold))}"))
     print(f"verdict:          {'equal' if equal else 'not equal'}, decided by: {stage}")
 
 

@@ -4,7 +4,10 @@ import builtins
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import test_checkpoint
@@ -243,3 +246,17 @@ def test_the_rules_of_windows(base, tmp_path, monkeypatch):
     run = go(base, tmp_path / "run", "--steps", "2")
     go(base, tmp_path / "run", "--steps", "4", "--resume")
     assert len(metrics_of(run)) == 4 and checkpoint.whole_checkpoints(run)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("command", [["train.py"], ["eval.py"], ["sample.py", "--prompt", "5,+7,-4,*3=32:"]])
+def test_ctrl_c_ends_a_command_without_a_traceback_also_while_it_imports(command, seconds, tmp_path):
+    out = ["--out", str(tmp_path / "run")] if command == ["train.py"] else []
+    root = Path(test_checkpoint.ROOT)
+    process = subprocess.Popen(
+        [sys.executable, *command, *out], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode in (130, 0) and "Traceback" not in error, error

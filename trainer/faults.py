@@ -19,6 +19,7 @@ from collections import Counter
 import torch
 
 import tasks
+from display.terminal import visible
 from engine import distributed
 
 PATIENCE = 3  # so many broken updates or rollouts in a row end the run
@@ -126,7 +127,7 @@ def supervise(name: str, prepare, work) -> None:
             run = prepare()
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
-                print(f"{name}: {error}", file=sys.stderr)
+                print(visible(f"{name}: {error}"), file=sys.stderr)
             checkpoint.remove_new_folders()
             sys.exit(2)
         work(run)
@@ -141,5 +142,5 @@ def supervise(name: str, prepare, work) -> None:
         saved = checkpoint.whole_checkpoints(run.folder) if run else []
         then = f"the last checkpoint is {saved[-1]}; continue from it by --resume" if saved else "nothing is saved"
         checkpoint.remove_new_folders()
-        print(f"\n{name}: {reason}; {then}", file=sys.stderr)
+        print(visible(f"\n{name}: {reason}; {then}"), file=sys.stderr)
         sys.exit(1)
