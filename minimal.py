@@ -3,14 +3,14 @@
     pi(y, tau | x) = prod_t  pi_phi(tau_t | h_t, tau_{t-1}) * pi_theta(y_t | h_t, tau_t)
 
 This is the whole method in its plainest form.  Only the decoder, the tokenizer and the task come from other files.
-train.py learns the same in less time, with options, checkpoints, pictures and other policies.  tests/test_minimal.py holds the
-two together: the same log-probabilities and gradients, and the same accuracy after 300 steps.
+train.py learns the same faster.  tests/test_minimal.py holds the two together.
 
     python minimal.py [STEPS]        the default run of train.py, without its evaluations
 """
 
 import itertools
 import sys
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -96,28 +96,28 @@ def sample(transformer, head, prompts, eos):
         if not going.any():
             break
         h = transformer(y, cache)[:, 0]
-    names = "y", "tau", "c", "z", "log_p_token", "log_p_tau", "h", "mask"
+    names = ("y", "tau", "c", "z", "log_p_token", "log_p_tau", "h", "mask")
     return {name: torch.stack(steps, dim=1) for name, steps in zip(names, zip(*drawn))} | {"finished": ~going}
 
 
-def token_log_prob(transformer, prompts, r):
-    """(B, T) log pi_theta(y_t | h_t, tau_t), computed anew at the stored temperatures."""
-    rows = [ids + y.tolist() for ids, y in zip(prompts, r["y"])]
-    longest = max(map(len, rows))
-    hidden = transformer(torch.tensor([row + [0] * (longest - len(row)) for row in rows]))
+def token_log_prob(transformer, prompts, r, rows):
+    """log pi_theta(y_t | h_t, tau_t) of these rows, computed anew at the stored temperatures (n, T)."""
+    starts, y = torch.tensor([len(prompts[row]) - 1 for row in rows]), r["y"][rows]
+    whole = [prompts[row] + ids for row, ids in zip(rows, y.tolist())]
+    hidden = transformer(torch.tensor([ids + [0] * (max(map(len, whole)) - len(ids)) for ids in whole]))
     # The model's output at t - 1 draws token t.
-    at = torch.tensor([len(ids) - 1 for ids in prompts])[:, None] + torch.arange(r["y"].shape[1])
-    h = hidden[torch.arange(len(rows))[:, None], at]
-    pi_theta = F.log_softmax(transformer.unembed(h) / r["tau"][..., None], dim=-1)
-    return pi_theta.gather(-1, r["y"][..., None])[..., 0]
+    h = hidden[torch.arange(len(whole))[:, None], starts[:, None] + torch.arange(y.shape[1])]
+    pi_theta = F.log_softmax(transformer.unembed(h) / r["tau"][rows, :, None], dim=-1)
+    return pi_theta.gather(-1, y[..., None])[..., 0]
 
 
-def step(optimizer, log_p, old, advantage, mask):
-    """One PPO-clipped policy gradient step: -1/N sum_t min(r A, clip(r) A)."""
-    ratio = (log_p - old).exp()
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+def step(optimizer, log_prob_of, old, advantage, mask):
+    """One PPO-clipped policy gradient step, -1/N sum_t min(r A, clip(r) A), 64 rows at a time."""
     optimizer.zero_grad()
-    (-gain[mask].mean()).backward()
+    for rows in advantage.any(1).nonzero()[:, 0].split(64):  # no advantage, no gradient
+        ratio, a = (log_prob_of(rows) - old[rows]).exp(), advantage[rows]
+        gain = torch.minimum(ratio * a, ratio.clamp(1 - CLIP, 1 + CLIP) * a)
+        (-gain[mask[rows]].sum() / mask.sum()).backward()
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
 
@@ -137,10 +137,11 @@ def main(steps: int = STEPS):
         rewards = torch.tensor(tasks.rewards(asked, texts, r["finished"].tolist())).view(P, G)
         advantage = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True, correction=0) + 1e-6)
         if advantage.any():  # the coordinate ascent: theta with phi fixed, then phi with theta fixed
-            advantage = advantage.view(-1, 1)
-            step(of_theta, token_log_prob(transformer, prompts, r), r["log_p_token"], advantage, r["mask"])
+            advantage = advantage.view(-1, 1)  # (B, 1)
+            step(of_theta, partial(token_log_prob, transformer, prompts, r), r["log_p_token"], advantage, r["mask"])
+            of_taus = lambda rows: head.log_prob(r["h"][rows], r["c"][rows], r["z"][rows])  # noqa: B023, E731
             for _ in range(HEAD_EPOCHS):
-                step(of_phi, head.log_prob(r["h"], r["c"], r["z"]), r["log_p_tau"], advantage, r["mask"])
+                step(of_phi, of_taus, r["log_p_tau"], advantage, r["mask"])
         print(f"step {number}  reward {rewards.mean():.3f}  tau {r['tau'][r['mask']].mean():.2f}", flush=True)
     return transformer, head
 

@@ -1,5 +1,6 @@
 """minimal.py is the method that train.py runs: the same log-probabilities, gradients and cache, and where it ends."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def as_rollout(prompts, r) -> sample.Rollout:
 def test_both_record_the_log_probs_that_training_computes(parts):
     transformer, head, ours, prompts, r, rollout = parts
     with torch.no_grad():
-        again = minimal.token_log_prob(transformer, prompts, r)
+        again = minimal.token_log_prob(transformer, prompts, r, torch.arange(len(prompts)))
         of_train = rl.token_log_probs(transformer, rollout)[rollout.mask]
         torch.testing.assert_close(again[r["mask"]], of_train, rtol=0, atol=1e-5)
         torch.testing.assert_close(r["log_p_token"][r["mask"]], of_train, rtol=0, atol=1e-4)
@@ -87,11 +88,14 @@ def test_its_steps_are_those_of_train(parts, side):
         before = {name: value.clone() for name, value in module.state_dict().items()}
         optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
         if is_minimal and side == "token":
-            log_p = minimal.token_log_prob(module, prompts, r)
-            minimal.step(optimizer, log_p, r["log_p_token"], advantage[:, None], r["mask"])
+            log_prob_of = functools.partial(minimal.token_log_prob, module, prompts, r)
+            minimal.step(optimizer, log_prob_of, r["log_p_token"], advantage[:, None], r["mask"])
         elif is_minimal:
-            log_p = module.log_prob(r["h"], r["c"], r["z"])
-            minimal.step(optimizer, log_p, r["log_p_tau"], advantage[:, None], r["mask"])
+
+            def log_prob_of(rows, module=module):
+                return module.log_prob(r["h"][rows], r["c"][rows], r["z"][rows])
+
+            minimal.step(optimizer, log_prob_of, r["log_p_tau"], advantage[:, None], r["mask"])
         elif side == "token":
             rl.token_step(module, optimizer, rollout, advantage, settings, engine=FastGradient())
         else:
