@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ def test_groups_without_an_advantage_have_no_signal(base, tmp_path, monkeypatch)
 
 
 def test_a_model_that_overflows_stops_the_run(ended, tmp_path, monkeypatch):
-    """Also where no completion earns anything, so that no update could notice."""
+    """One clear line, whichever guard meets it first."""
     rewards = iter(range(10**6))
     monkeypatch.setattr(tasks, "rewards", lambda problems, *_: [float(next(rewards) % 3 == 0) for _ in problems])
     code, _, error = ended(tmp_path / "run", "--token-lr", "1e20", "--steps", "30", "--eval-every", "0")
@@ -260,3 +261,16 @@ def test_ctrl_c_ends_a_command_without_a_traceback_also_while_it_imports(command
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode in (130, 0) and "Traceback" not in error, error
+
+
+def test_three_broken_rollouts_in_a_row_stop_a_run_that_nothing_else_would_stop():
+    """Where no completion earns anything there is no update to notice it."""
+    whole, broken = (
+        types.SimpleNamespace(token_log_probs=torch.tensor([value]), entropies=torch.ones(1))
+        for value in (-1.0, torch.nan)
+    )
+    guard = faults.Guard()
+    for rollout in (broken, broken, whole, broken, broken):
+        guard.rollout(rollout)
+    with pytest.raises(faults.Stopped, match="3 rollouts in a row were not finite"):
+        guard.rollout(broken)
