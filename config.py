@@ -69,6 +69,7 @@ class Config:
     concentration: float = option(4.0, "method", "a + b of the head's Beta at the start; larger: temperatures closer to --tau-initial")
     temperature_lr: float = option(3e-3, "method", "learning rate of phi")
     temperature_epochs: int = option(2, "method", "optimizer steps of phi on each rollout")
+    temperature_estimator: str = option("sampled", "method", "sampled (the paper's) or marginal: the temperatures summed out, which learns from far fewer completions (engine/marginal.py; our extension)")
     temperature_entropy: float = option(0.0, "method", "weight of an entropy bonus for phi")
     clip_low: float = option(0.2, "method", "PPO: ratios below 1 - this gain nothing more")
     clip_high: float = option(0.2, "method", "PPO: ratios above 1 + this gain nothing more (larger: clip-higher)")

@@ -210,7 +210,7 @@ def token_step(
             loss = loss + settings.kl_penalty * (log_ratio.exp() - 1 - log_ratio)
         return loss, log_probs - old
 
-    rollout = replace(rollout, reads=None)  # theta computes its own states, and micro-batches would copy these
+    rollout = replace(rollout, reads=None, likelihood=None)  # micro-batches would copy what theta does not need
     return ascend(loss_of, transformer, optimizer, rollout, advantage, settings, engine)
 
 

@@ -38,6 +38,7 @@ class Rollout:
     margins: Tensor | None = None  # (B, T) with a cut: tokens this far below the largest logit are removed
     rest: Tensor | None = None  # (B, T) 1 - z_t, exact near z = 1
     reads: Tensor | None = None  # (B, T, d) what the policy read, usually h_t, the output at t - 1; on the CPU
+    likelihood: Tensor | None = None  # (B, T, K) pi_theta(y_t | h_t, tau_k): engine/marginal.py
 
     def rows(self, index: Tensor) -> "Rollout":
         """These rows, without trailing columns that none of them uses."""

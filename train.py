@@ -23,6 +23,7 @@ from engine import environment  # noqa: F401  # isort: skip
 
 import config
 import rl
+from engine import marginal
 from trainer import faults, opening
 from trainer.prepare import prepare
 from trainer.run import Run
@@ -31,6 +32,7 @@ from trainer.run import Run
 def train(c: config.Config, run: Run) -> None:
     """The paper's algorithm.  P prompts, G samples of each, B = P G rows."""
     policy, transformer = run.policy, run.transformer  # pi_phi, pi_theta
+    temperature_step = {"sampled": rl.temperature_step, "marginal": marginal.temperature_step}[c.temperature_estimator]
     run.begin()
     for step in run.steps():
         update_tokens, update_temperature = rl.sides(step, c.schedule, c.temperature_first)
@@ -56,7 +58,7 @@ def train(c: config.Config, run: Run) -> None:
         # ---- temperature step: phi moves, theta is fixed ----
         if update_temperature and "temperature" in run.optimizers:
             run.update(
-                "temperature", rl.temperature_step, policy, run.optimizers["temperature"], rollout, of_temperature,
+                "temperature", temperature_step, policy, run.optimizers["temperature"], rollout, of_temperature,
                 run.temperature_settings, run.gradient,
             )  # fmt: skip
         run.end_step(step, rollout)

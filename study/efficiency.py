@@ -23,6 +23,7 @@ import model
 import rl
 import tasks
 import tokenizer
+from engine import marginal
 from study import frozen
 from study.frozen import ScaledHead, Settings, train
 from temperature_head import Action
@@ -120,9 +121,8 @@ def noise(base: str, task: str, rollouts: int) -> str:
         texts = [vocabulary.decode(ids) for ids in rollout.completions()]
         rewards = torch.tensor(tasks.rewards(asked, texts, rollout.finished.tolist())).view(settings.prompts, -1)
         advantage, mask = rl.advantages(rewards, settings.objective).view(-1, 1), rollout.mask
-        hidden, likelihood, sampled = frozen.states(transformer, head, rollout)
         log_prob = {
-            "marginal": frozen.marginal_log_prob(head, hidden, likelihood)[sampled],
+            "marginal": marginal.log_prob(head, marginal.explain(transformer, head, rollout)),
             "sampled": head.log_prob(
                 rollout.reads[mask], Action(rollout.temperatures[mask], rollout.changed[mask], rollout.z[mask])
             ),

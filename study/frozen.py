@@ -1,15 +1,4 @@
-"""Train a temperature policy on frozen tokens: the loop of train.py with nothing but the temperature step, in memory.
-
-    sampled     the paper's estimator: A_t grad log pi_phi(tau_t | h_t, tau_{t-1}) at the temperatures that were drawn
-    marginal    A_t grad log m_phi(y_t | y_<t), the temperatures summed out:
-
-        m_phi(y_t | y_<t) = sum_k b_t(k) pi_theta(y_t | h_t, tau_k)                 tau_k: a grid over the range
-        b_t(k) = (1 - P(c_t)) f_{t-1}(k) + P(c_t) Beta_k(h_t),    f_t(k) ~ b_t(k) pi_theta(y_t | h_t, tau_k)
-
-The reward depends on the tokens alone, so the second is the conditional expectation of the first given the tokens.  It has
-the same mean and less variance (Rao-Blackwell): where a token is sure, every temperature explains it, and the drawn one gets
-no credit.  Different from the paper, which credits the drawn temperature.
-"""
+"""Train a temperature policy on frozen tokens: the loop of train.py with nothing but the temperature step, in memory."""
 
 from dataclasses import dataclass
 
@@ -19,10 +8,8 @@ from torch import Tensor
 
 import rl
 import sample
-from temperature_head import TemperatureHead, beta_log_prob
-from token_policy import token_policy
-
-GRID = 16  # temperatures that the marginal is summed over
+from engine import marginal
+from temperature_head import TemperatureHead
 
 
 class ScaledHead(TemperatureHead):
@@ -73,77 +60,6 @@ class Settings:
     clip: float = 0.2
 
 
-def mask_of(rollout: sample.Rollout) -> tuple[Tensor, Tensor]:
-    """The sampled tokens as (row, place in the completion), (N,) each."""
-    rows, columns = rollout.mask.nonzero(as_tuple=True)
-    return rows, columns - rollout.prompt_lengths[rows]
-
-
-@torch.no_grad()
-def explained(transformer, head: TemperatureHead, rollout: sample.Rollout) -> Tensor:
-    """(B, C, GRID + 1) pi_theta(y_t | h_t, tau_k), the last of tau_0; 1 where no token was sampled."""
-    z = (torch.arange(GRID) + 0.5) / GRID
-    taus = torch.cat((head.tau_min + z * (head.tau_max - head.tau_min), torch.tensor([head.tau_initial])))
-    rows, places = mask_of(rollout)
-    hidden, tokens = rollout.reads[rollout.mask].float(), rollout.tokens[rollout.mask]
-    # Samples of a problem that begin alike have the same states: each is worked out once.
-    _, number = torch.unique(torch.cat((hidden[:, :4], tokens[:, None]), dim=1), dim=0, return_inverse=True)
-    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(
-        0, number, torch.arange(len(number)), "amin"
-    )
-    parts = []
-    for some, drawn in zip(hidden[first].split(64), tokens[first].split(64)):
-        logits = transformer.unembed(some).float()
-        at = [token_policy(logits, tau.expand(len(logits))).gather(-1, drawn[:, None]) for tau in taus]
-        parts.append(torch.cat(at, dim=-1).exp())
-    result = torch.ones(len(rollout.mask), int(places.max()) + 1, GRID + 1)
-    result[rows, places] = torch.cat(parts)[number]
-    return result
-
-
-def marginal_log_prob(head: TemperatureHead, hidden: Tensor, likelihood: Tensor) -> Tensor:
-    """(B, C) log m_phi(y_t | y_<t): hidden (B, C, d), likelihood (B, C, GRID + 1) -> (B, C), by the forward algorithm."""
-    gate, alpha, beta = head(hidden)
-    z = (torch.arange(GRID) + 0.5) / GRID
-    drawn = beta_log_prob(alpha[..., None], beta[..., None], z).softmax(-1)  # (B, C, GRID)
-    opens = torch.sigmoid(gate)[..., None]
-    drawn = F.pad(opens * drawn, (0, 1))  # tau_0 is never drawn again
-    filtered = F.one_hot(torch.full((len(hidden),), GRID), GRID + 1).float()
-    result = []
-    for step in range(hidden.shape[1]):
-        joint = ((1 - opens[:, step]) * filtered + drawn[:, step]) * likelihood[:, step]
-        total = joint.sum(-1, keepdim=True).clamp_min(1e-30)
-        filtered = joint / total
-        result.append(total[:, 0].log())
-    return torch.stack(result, dim=1)
-
-
-def states(transformer, head, rollout: sample.Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, C, d) h_t, (B, C, GRID + 1) what `explained` gives, and (B, C) bool where a token was sampled."""
-    rows, places = mask_of(rollout)
-    likelihood = explained(transformer, head, rollout)
-    hidden = torch.zeros(*likelihood.shape[:2], rollout.reads.shape[-1])
-    hidden[rows, places] = rollout.reads[rollout.mask].float()
-    sampled = torch.zeros(likelihood.shape[:2], dtype=torch.bool)
-    sampled[rows, places] = True
-    return hidden, likelihood, sampled
-
-
-def marginal_step(transformer, head, optimizer, rollout, advantage: Tensor, settings: Settings) -> None:
-    """`epochs` clipped steps on the marginal; advantage (B,)."""
-    hidden, likelihood, sampled = states(transformer, head, rollout)
-    clipping = rl.StepSettings(clip_low=settings.clip, clip_high=settings.clip)
-    old = None
-    for _ in range(settings.epochs):
-        log_prob = marginal_log_prob(head, hidden, likelihood)
-        old = log_prob.detach() if old is None else old
-        loss = rl.clipped_surrogate(log_prob, old, advantage[:, None].expand(sampled.shape), clipping)[sampled].mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
-
-
 def plainly(transformer, head, *how) -> sample.Rollout:
     return sample.generate(transformer, head, *how, keep_reads=True)
 
@@ -180,9 +96,14 @@ def train(
         advantage = rl.advantages(rewards, settings.objective).flatten()
         if seen == 0 and isinstance(head, ScaledHead) and head.scale == "standard":
             head.measure(rollout.reads[rollout.mask])  # this rollout was drawn before: nothing is learned from it
-        elif advantage.any() and settings.estimator == "marginal":
-            marginal_step(transformer, head, optimizer, rollout, advantage, settings)
-        elif advantage.any():
+        elif settings.estimator == "marginal" and advantage.any():
+            pulls = advantage.nonzero()[:, 0]
+            part = marginal.explain(
+                transformer, head, rollout.rows(pulls)
+            )  # a softmax for each tau: only where it counts
+            share = part.mask.sum() / rollout.mask.sum()  # the loss is a mean over the tokens of the whole rollout
+            marginal.temperature_step(head, optimizer, part, share * advantage[pulls], by_step)
+        elif settings.estimator == "sampled":
             rl.temperature_step(head, optimizer, rollout, advantage, by_step)
         seen += rewards.numel()
         signal = (rewards != rewards[:, :1]).any(1).float().mean()

@@ -90,6 +90,6 @@ def test_the_root_is_the_paper():
 def test_the_loops_read_as_the_algorithm():
     assert len(inspect.getsource(inspect.unwrap(sample.generate)).splitlines()) <= 36  # with its decorator
     assert len(inspect.getsource(train.train).splitlines()) <= 40
-    order = ["run.sample(", "run.reward(", "rl.advantages(", "rl.token_step", "rl.temperature_step"]
+    order = ["run.sample(", "run.reward(", "rl.advantages(", "rl.token_step", "temperature_step, policy"]
     places = [inspect.getsource(train.train).index(step) for step in order]
     assert places == sorted(places)

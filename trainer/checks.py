@@ -19,6 +19,7 @@ LEAST = dict(
 OF_TOKENS = ("token_objective", "token_lr", "token_epochs", "token_entropy", "token_weight", "kl")
 OF_HEAD = (
     "tau_min", "tau_max", "tau_initial", "concentration", "temperature_lr", "temperature_epochs", "temperature_entropy",
+    "temperature_estimator",
 )  # fmt: skip
 OF_TEMPERATURE = ("temperature_objective", "temperature_first")
 
@@ -59,6 +60,8 @@ def of_values(c: config.Config) -> list[str]:
         wrong.append(f"--concentration {c.concentration} must lie between 0.4 and 10,000")
     if c.advantage not in rl.ADVANTAGES:
         wrong.append(f"--advantage {c.advantage!r} is none of: {', '.join(rl.ADVANTAGES)}")
+    if c.temperature_estimator not in ("sampled", "marginal"):
+        wrong.append(f"--temperature-estimator {c.temperature_estimator!r} is none of: sampled, marginal")
     if c.token_weight not in ("even", "tau"):
         wrong.append(f"--token-weight {c.token_weight!r} is none of: even, tau")
     for objective in (c.token_kind, c.temperature_kind):
@@ -104,6 +107,10 @@ def of_policy(c: config.Config) -> list[str]:
                 wrong.append(f"--policy {c.policy} does not learn, so it cannot train the temperature alone or in turn")
             if kind == "edt" and settings.get("base", 0) > settings.get("tau_max", rule.tau_max):
                 wrong.append(f"--policy {c.policy}: base exceeds tau_max {rule.tau_max}")
+        if c.temperature_estimator == "marginal" and kind in ("sequence", "entropy-only"):
+            wrong.append(
+                f"--temperature-estimator marginal needs a head that reads h_t at every token, not --policy {kind}"
+            )
         if kind == "tampo" and distributed.size() > 1:
             wrong.append("--policy tampo draws one temperature a step, so it runs in one process only")
     except ValueError as error:
@@ -119,12 +126,15 @@ def without_effect(c: config.Config) -> list[str]:
         idle |= dict.fromkeys(OF_TOKENS, "--schedule temperature")
     if c.schedule == "tokens" and not c.temperature_first:
         idle |= dict.fromkeys(
-            (*OF_TEMPERATURE, "temperature_lr", "temperature_epochs", "temperature_entropy"), "--schedule tokens"
+            (*OF_TEMPERATURE, "temperature_lr", "temperature_epochs", "temperature_entropy", "temperature_estimator"),
+            "--schedule tokens",
         )
     if kind == "tampo":
         idle |= dict.fromkeys(OF_HEAD, "--policy tampo")
     elif kind not in baselines.LEARNED:
         idle |= dict.fromkeys((*OF_HEAD, *OF_TEMPERATURE), f"--policy {c.policy}")
+    if c.temperature_estimator == "marginal":
+        idle["temperature_entropy"] = "--temperature-estimator marginal"
     if kind == "sequence" and c.temperature_entropy:
         idle["temperature_entropy"] = "--policy sequence"
     if c.token_kind != c.advantage and c.temperature_kind != c.advantage:

@@ -21,7 +21,7 @@ import tasks
 import tokenizer
 from display import log
 from display.progress import Progress
-from engine import distributed
+from engine import distributed, marginal
 from engine.gradient import FastGradient
 from sample import Rollout, generate, join
 from trainer import checkpoint, faults, opening
@@ -116,10 +116,12 @@ class Run:
         c = self.c
         size = max(1, c.rollout_rows // c.samples_per_prompt)
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        keep_reads = keep_reads or self.prints()  # the log shows what the policy chose from what it read
-        shared = c.samples_per_prompt, self.max_new_tokens, self.eos, generator, keep_reads
+        stored = keep_reads or self.prints()  # the log shows what the policy chose from what it read
+        shared = c.samples_per_prompt, self.max_new_tokens, self.eos, generator, stored
         rollout = join([generate(self.sampler, self.policy, part, *shared, stop=self.stop) for part in parts])
         self.guard.rollout(rollout)
+        if keep_reads and c.temperature_estimator == "marginal":
+            rollout = marginal.explain(self.sampler, self.policy, rollout)
         return rollout
 
     def prints(self) -> bool:
