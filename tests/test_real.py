@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import sample
-from study import real, real_table
+import temperature_head
+from study import joint, real, real_table, subject
 
 
 def rows_of(policy: str, seeds: list[list[int]], samples: int = 8) -> list[dict]:
@@ -57,7 +58,7 @@ def test_dealt_temperatures_are_those_of_the_completion():
     taus = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.0, 0.7, 0.0, 0.0]])
     empty = torch.zeros(2, 4)
     rollout = sample.Rollout(empty.long(), torch.tensor([1, 1]), mask, taus, empty.bool(), *[empty] * 4, mask[:, 0])
-    dealt = real.Dealt(rollout, 7, torch.Generator().manual_seed(0))
+    dealt = subject.Dealt(temperature_head.Policy(), rollout, 7, torch.Generator().manual_seed(0))
     for start in (0, 3):
         assert sorted(dealt.table[0, start : start + 3].tolist()) == pytest.approx([0.1, 0.2, 0.3])
     dealt.rows = torch.tensor([1, 0])
@@ -65,10 +66,14 @@ def test_dealt_temperatures_are_those_of_the_completion():
 
 
 def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(real, "CHUNK", 3)
+    monkeypatch.setattr(subject, "CHUNK", 3)
     monkeypatch.setattr(real, "FIXED", ["0.3", "1.0"])
     monkeypatch.setattr(real, "RULES", {"min-p": ["1.0+min_p=0.1", "1.0+min_p=0.3"]})
-    monkeypatch.setattr(real, "HEADS", {n: replace(s, prompts=2, samples=16) for n, s in real.HEADS.items()})
+    monkeypatch.setattr(
+        real,
+        "HEADS",
+        {n: replace(h, settings=replace(h.settings, prompts=2, samples=16)) for n, h in real.HEADS.items()},
+    )
     shared = ["--model", "models/modular", "--task", "modular", "--out", str(tmp_path), "--seeds", "1"]
 
     def run(what: str, *flags: str) -> str:
@@ -97,3 +102,30 @@ def test_a_mistake_ends_in_one_line(monkeypatch, capsys):
             real.main()
         told = capsys.readouterr().err
         assert ended.value.code == 2 and told.startswith("real.py: ") and told.count("\n") == 1
+
+
+def test_the_majority_vote():
+    texts = ["5. #### 7", "5. #### 7", "1. #### 3", "none", "2. #### 1", "3. #### 4", "none", "none", *["none"] * 4]
+    right = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0] * 4])
+    assert subject.majority(texts, right) == [1, 0, 0]  # of equals the first; no answer at all
+
+
+def test_both_sides_trained_and_every_trained_model_under_every_temperature(tmp_path, monkeypatch, capsys):
+    """The study of both sides, run end to end by its own command lines on the embedded model."""
+    monkeypatch.setattr(joint, "RATES", ("1e-4",))
+    monkeypatch.setattr(joint, "EVALUATED", ("0.5", "greedy"))
+    words = ["joint.py", "--model", "models/modular", "--task", "modular", "--out", str(tmp_path), "--steps", "2"]
+    monkeypatch.setattr("sys.argv", [*words, "--problems", "3"])
+    joint.main()
+    lines = (tmp_path / "joint.jsonl").read_text()
+    found = {row["policy"] for row in map(json.loads, lines.splitlines())}
+    trained = {"head, 1e-4 | own", "head, 1e-4 | own, shuffled", "head, 1e-4 | 0.5", "fixed 0.6, 1e-4 | greedy"}
+    assert trained | {"before training | 0.5"} <= found and "fixed 0.6, 1e-4 | own" not in found
+    metrics = (tmp_path / "joint-head-1e-4-0" / "metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == 2 and {"token/loss", "temperature/loss"} <= json.loads(metrics[0]).keys()
+    capsys.readouterr()
+    joint.main()  # nothing is done again
+    assert (tmp_path / "joint.jsonl").read_text() == lines
+    monkeypatch.setattr("sys.argv", [*words, "--table"])
+    joint.main()
+    assert "| fixed 0.6, 1e-4 | 1 | " in capsys.readouterr().out

@@ -1,0 +1,119 @@
+"""Both sides trained on real weights: train.py's own loop, then the trained model under every temperature.  See REAL.md.
+
+    python -m study.joint --model DIR --task words:1            trains and evaluates what is not done yet
+    python -m study.joint --model DIR --task words:1 --table    the table of what there is
+
+A trial is one method, one learning rate of the tokens and one seed.  It runs the command that `words_of` writes, in its own folder
+under --out.  Then each evaluation policy samples the test problems (joint.jsonl, in study/subject.py's lines).
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import baselines
+import temperature_head
+import tokenizer
+from files import weights
+from study.real_table import per_problem
+from study.subject import Subject, read
+
+METHODS: dict[str, list[str]] = {
+    "head": ["--temperature-estimator", "marginal", "--temperature-objective", "pass@4"],
+    "fixed 0.6": ["--policy", "0.6"],
+}
+RATES = ("3e-6", "3e-5")
+EVALUATED = ("0.2", "0.4", "0.6", "0.8", "1.0", "greedy")
+OF_HEAD = ["--tau-min", "0.1", "--tau-initial", "0.8", "--concentration", "20", "--temperature-lr", "1e-3",
+           "--temperature-epochs", "4"]  # fmt: skip
+BEFORE = "before training"
+
+
+def words_of(method: str, rate: str, seed: int, asked: argparse.Namespace, folder: Path) -> list[str]:
+    """The command line of a trial: 64 completions a step."""
+    flags = dict(
+        model=asked.model, task=asked.task, steps=asked.steps, prompts_per_step=8, samples_per_prompt=8, token_lr=rate,
+        seed=seed, eval_every=0, print_every=0, final_problems=8, save_every=asked.steps, keep_checkpoints=1, out=folder,
+    )  # fmt: skip
+    words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    return ["train.py", *words, *METHODS[method], *(OF_HEAD if "--policy" not in METHODS[method] else [])]
+
+
+def train(method: str, rate: str, seed: int, asked: argparse.Namespace) -> Path:
+    """The folder of the trained model; it is trained unless it is there."""
+    folder = Path(asked.out) / f"joint-{method.replace(' ', '-')}-{rate}-{seed}"
+    if not (folder / "after.json").is_file():
+        again = ["--resume"] if (folder / "checkpoints").is_dir() else []
+        root = Path(__file__).resolve().parent.parent
+        words = words_of(method, rate, seed, asked, folder.absolute())
+        subprocess.run([sys.executable, *words, *again], cwd=root, check=True)
+        shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last weights
+    return folder
+
+
+def evaluate(name: str, folder: str | Path, seed: int, asked: argparse.Namespace) -> None:
+    """`name`'s model under every temperature, and under its own policy where it has one; what is done is left out."""
+    named: dict = {f"{name} | {policy}": baselines.make(policy) for policy in EVALUATED}
+    if (Path(folder) / temperature_head.FILE).is_file():
+        named[f"{name} | own"] = temperature_head.load(folder)
+    of = {**named, **{f"{n}, shuffled": p for n, p in named.items() if n.endswith("own")}}
+    rows = read(Path(asked.out) / "joint.jsonl")
+    count = sum(len(row["successes"]) for row in rows if row["policy"] in of and row["seed"] == seed)
+    if count < len(of) * asked.problems:
+        subject = Subject(str(folder), asked.task, Path(asked.out))
+        subject.sample("joint.jsonl", "test", asked.problems, named, [seed])
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: trained how, against evaluated how; Avg@8 / Pass@8 / majority vote of 8 in percent, and the number of seeds."""
+    policies = [*EVALUATED, "own", "own, shuffled"]
+    lines = ["| trained | seeds | " + " | ".join(policies) + " |", "|---" * (len(policies) + 2) + "|"]
+    for name in dict.fromkeys(row["policy"].partition(" | ")[0] for row in rows):
+        cells, seeds = [], 0
+        for policy in policies:
+            own = [row for row in rows if row["policy"] == f"{name} | {policy}"]
+            if not own:
+                cells.append("")
+                continue
+            avg, some = (100 * per_problem(own, own[0]["policy"], metric).mean() for metric in ("Avg", "Pass"))
+            votes = [vote for row in own for vote in row["majority"]]
+            seeds = len({row["seed"] for row in own})
+            cells.append(
+                f"{avg:.1f}" if policy == "greedy" else f"{avg:.1f} / {some:.1f} / {100 * sum(votes) / len(votes):.1f}"
+            )
+        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Both sides trained on real weights.")
+    parser.error = lambda message: parser.exit(2, f"joint.py: {message}; --help lists the flags\n")
+    parser.add_argument("--model", default="", help="folder of the model, or its hub id")
+    parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
+    parser.add_argument("--out", default="runs/joint", help="folder of the trials [%(default)s]")
+    parser.add_argument("--steps", type=int, default=40, help="training steps of 64 completions [%(default)s]")
+    parser.add_argument("--problems", type=int, default=200, help="test problems [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds [%(default)s]")
+    parser.add_argument("--table", action="store_true", help="only print the table of what there is")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table(read(Path(asked.out) / "joint.jsonl")))
+        return
+    if not asked.model:
+        parser.error("--model names the model")
+    try:
+        tokenizer.load(weights.find_folder(asked.model))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"joint.py: {error}\n")
+    for seed in range(asked.seeds):
+        for rate in RATES:
+            for method in METHODS:
+                folder = train(method, rate, seed, asked)
+                evaluate(f"{method}, {rate}", folder, seed, asked)
+        evaluate(BEFORE, asked.model, seed, asked)
+
+
+if __name__ == "__main__":
+    main()

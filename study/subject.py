@@ -1,0 +1,169 @@
+"""A frozen model and a task, sampled under many policies, on chunks of problems, with a file of what is done.
+
+A line of the file is one policy with one seed on one chunk of problems, with the successes of each problem.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch
+
+import baselines
+import model
+import sample
+import tasks
+import temperature_head
+import tokenizer
+from problems import words
+from study import tree
+
+CHUNK = 20  # problems sampled together
+SAMPLES = 8
+
+
+class Dealt(temperature_head.Policy):
+    """The control: each completion's temperatures, as a head chose them, dealt out to other places of the same completion."""
+
+    def __init__(self, head: temperature_head.Policy, rollout: sample.Rollout, width: int, generator: torch.Generator):
+        self.min_p, self.top_p = head.min_p, head.top_p
+        self.rows = torch.empty(0, dtype=torch.long)  # tree.generate says which rows it asks for
+        self.table = torch.empty(len(rollout.mask), width)
+        for row, mask in enumerate(rollout.mask):
+            taus = rollout.temperatures[row, mask]
+            dealt = [taus[torch.randperm(len(taus), generator=generator)] for _ in range(-(-width // len(taus)))]
+            self.table[row] = torch.cat(dealt)[:width]
+
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None):
+        return baselines.chosen(self.table[self.rows, step], tau_previous)
+
+
+@dataclass
+class Subject:
+    """A model, a task and the folder of their results."""
+
+    folder: str
+    task: str
+    out: Path
+
+    def __post_init__(self):
+        self.transformer, self.vocabulary = model.load(self.folder), tokenizer.load(self.folder)
+        tree.halve(self.transformer)
+        first = tasks.load(self.task, "tuning", 1)[0]
+        self.stops, self.length = tasks.stops_of(first), tasks.completion_length(first)
+        ends = [stop.encode() for stop in self.stops]  # of one byte each: a token has the whole of it or nothing
+        pieces = [self.vocabulary.token_bytes(token) for token in range(self.vocabulary.vocab_size)]
+        holds = {token for token, piece in enumerate(pieces) if any(end in piece for end in ends)}
+        self.stop = tasks.stop_ids(self.vocabulary) | holds
+
+    def prompts(self, problems) -> list[list[int]]:
+        return [tasks.render(problem, self.vocabulary) for problem in problems]
+
+    def rewards(self, problems, rollout: sample.Rollout) -> list[float]:
+        texts = tasks.completion_texts(rollout, self.vocabulary, self.stops)
+        return tasks.rewards(problems, texts, rollout.finished.tolist())
+
+    def by_class(self, rollout: sample.Rollout) -> dict[str, list[float]]:
+        """{class: [sum of temperatures, tokens]} of the tokens by what their first character is."""
+        sums: dict[str, list[float]] = {}
+        task = tasks.task_of(tasks.load(self.task, "tuning", 1)[0])
+        for ids, row, keep in zip(rollout.completions(), rollout.temperatures, rollout.mask):
+            pieces = [self.vocabulary.decode([token]) for token in ids]
+            kinds = iter(task.classes("".join(pieces)))
+            for piece, tau in zip(pieces, row[keep].tolist()):
+                own = [kind for _, kind in zip(piece, kinds)]
+                found = sums.setdefault(next((kind for kind in own if kind != "format"), "format"), [0.0, 0])
+                found[0], found[1] = found[0] + tau, found[1] + 1
+        return sums
+
+    def sample(
+        self,
+        file: str,
+        split: str,
+        count: int,
+        named: dict,
+        seeds: Iterable[int],
+        samples: int = SAMPLES,
+        skip: int = 0,
+    ) -> None:
+        """Every policy of `named` on `count` problems of a split after the first `skip`, seed by seed and chunk by chunk.
+
+        What is done is left out.  `named` is {name: policy}, or {name: function(seed) -> policy or None}, None for a seed
+        that is not there.
+        """
+        problems, path = tasks.load(self.task, split, skip + count)[skip:], self.out / file
+        done = {(row["policy"], row["seed"], row["chunk"]) for row in read(path)}
+        for seed in seeds:
+            of_seed = {n: p if isinstance(p, temperature_head.Policy) else p(seed) for n, p in named.items()}
+            for chunk in range(-(-count // CHUNK)):
+                some = problems[chunk * CHUNK : (chunk + 1) * CHUNK]
+                todo = {n: p for n, p in of_seed.items() if p is not None and (n, seed, chunk) not in done}
+                if todo:
+                    rows = self.sample_chunk(some, todo, samples, 1000 * seed + chunk)
+                    append(
+                        path, [dict(policy=n, seed=seed, chunk=chunk, split=split, **row) for n, row in rows.items()]
+                    )
+
+    def sample_chunk(self, problems, named: dict, samples: int, seed: int) -> dict[str, dict]:
+        """Of each policy, and of each head with its temperatures dealt out anew, one line of results."""
+        started, prompts = time.process_time(), self.prompts(problems)
+        rollouts: dict[str, sample.Rollout] = {}
+        for dealt in (False, True):
+            if dealt:
+                deal = torch.Generator().manual_seed(seed)
+                trained = {n: p for n, p in named.items() if isinstance(p, temperature_head.TemperatureHead)}
+                wanted = {f"{n}, shuffled": Dealt(p, rollouts[n], self.length, deal) for n, p in trained.items()}
+            else:
+                wanted = named
+            if wanted:
+                generators = [torch.Generator().manual_seed(seed) for _ in wanted]
+                of_all = tree.generate(
+                    self.transformer, list(wanted.values()), prompts, samples, self.length, self.stop, generators
+                )
+                rollouts |= dict(zip(wanted, of_all))
+        results, seconds = {}, (time.process_time() - started) / len(rollouts)
+        for name, rollout in rollouts.items():
+            repeated = [p for p in problems for _ in range(samples)]
+            right = torch.tensor(self.rewards(repeated, rollout)).view(len(problems), samples)
+            texts = tasks.completion_texts(rollout, self.vocabulary, self.stops)
+            tokens = rollout.mask
+            results[name] = dict(
+                samples=samples, successes=right.sum(1).int().tolist(), majority=majority(texts, right),
+                tau=float(rollout.temperatures[tokens].mean()), entropy=float(rollout.entropies[tokens].mean()),
+                tokens=int(tokens.sum()), truncated=int((~rollout.finished).sum()), classes=self.by_class(rollout),
+                cpu_seconds=round(seconds, 2),
+            )  # fmt: skip
+        return results
+
+
+def of_tree(transformer, head, prompts, samples, length, stop, generator) -> sample.Rollout:
+    return tree.generate(transformer, [head], prompts, samples, length, stop, [generator], keep_reads=True)[0]
+
+
+def majority(texts: list[str], right: torch.Tensor) -> list[int]:
+    """Of each problem 1 where the answer that most of its samples give is right, right (P, G); of equals the first given.
+
+    >>> majority(["1. #### 1", "2. #### 2", "2. #### 2", "none"], torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
+    [1]
+    """
+    found, size = [], right.shape[1]
+    for row, of_row in enumerate(right.tolist()):
+        answers = [words.answer(text) for text in texts[row * size : (row + 1) * size]]
+        votes = Counter(answer for answer in answers if answer is not None).most_common(1)
+        found.append(int(bool(votes) and of_row[answers.index(votes[0][0])] == 1))
+    return found
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
