@@ -27,7 +27,7 @@ import tasks
 import temperature_head
 from study.frozen import ScaledHead, Settings, train
 from study.real_table import best_of, table
-from study.subject import Subject, append, of_tree, read
+from study.subject import Subject, Told, append, of_tree, read
 
 FIXED = ["0.2", "0.4", "0.6", "0.8", "1.0", "1.2"]
 RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuning problems
@@ -37,6 +37,7 @@ RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuni
     "EAD": [f"ead:tokens_per_unit=1,growth=0,warm_tokens=0,d_0={d},tau_max={t}" for d in (12, 25) for t in (0.7, 1.2)],
     "mixture": [f"mixture:low={low},high={high}" for low, high in ((0.2, 0.8), (0.2, 1.0), (0.4, 0.8), (0.4, 1.0))],
 }  # fmt: skip
+TOLD = [(hot, cold) for hot in (0.8, 1.2) for cold in (0.2, 0.4)]  # rules that are told where operators come: no rivals
 RANGE = dict(tau_min=0.1, tau_max=1.5, tau_initial=0.8, concentration=20.0)
 LEARNING = dict(prompts=8, samples=8, epochs=4, learning_rate=1e-3)
 
@@ -136,6 +137,8 @@ def main() -> None:
         return
     if arguments.what == "table":
         print(table(read(out / "tune.jsonl"), read(out / "test.jsonl")))
+        if fresh := read(out / "fresh.jsonl"):
+            print("second round, " + table([], fresh))
         return
     if not arguments.model:
         parser.error("--model names the model")
@@ -145,14 +148,18 @@ def main() -> None:
         parser.exit(2, f"real.py: {error}\n")
     rules = {setting: baselines.make(setting) for settings in RULES.values() for setting in settings}
     fixed = {name: baselines.make(name) for name in FIXED}
+    told = {f"told {hot} and {cold}": Told(subject.vocabulary, hot, cold) for hot, cold in TOLD}
     if arguments.what == "tune":
-        subject.sample("tune.jsonl", "tuning", arguments.problems or 40, fixed | rules, [0])
+        subject.sample("tune.jsonl", "tuning", arguments.problems or 40, fixed | rules | told, [0])
     elif arguments.what == "train":
         for seed in range(arguments.seeds):
             for head in arguments.heads:
                 learn(subject, head, seed, arguments.steps)
     else:
         chosen = best_of(read(out / "tune.jsonl"), RULES)
+        rules |= told
+        if arguments.what == "fresh":
+            chosen += best_of(read(out / "tune.jsonl"), {"told": list(told)})
         named = fixed | {"greedy": baselines.make("greedy")} | {setting: rules[setting] for setting in chosen}
         heads = {head: head_of(subject, head) for head in arguments.heads}
         if unknown := set(arguments.only) - set(named):

@@ -43,6 +43,28 @@ class Dealt(temperature_head.Policy):
         return baselines.chosen(self.table[self.rows, step], tau_previous)
 
 
+class Told(temperature_head.Policy):
+    """A rule that is told where it is: `hot` behind a number that is no result, where an operator may come, else `cold`."""
+
+    def __init__(self, vocabulary, hot: float, cold: float):
+        pieces = [vocabulary.token_bytes(token) for token in range(vocabulary.vocab_size)]
+        self.digit = torch.tensor([piece[-1:].isdigit() for piece in pieces])
+        self.result, self.new = (torch.tensor([mark in piece for piece in pieces]) for mark in (b"=", b","))
+        self.hot, self.cold = hot, cold
+        self.rows = torch.empty(0, dtype=torch.long)  # tree.generate says which rows it asks for
+
+    def act(self, hidden, tau_previous, *, logits=None, step=None, generator=None):
+        if step == 0:
+            self.behind, self.computes = (torch.zeros(len(self.rows), dtype=torch.bool) for _ in range(2))
+        choice = self.behind[self.rows] & ~self.computes[self.rows]
+        return baselines.chosen(torch.where(choice, self.hot, self.cold), tau_previous)
+
+    def see(self, step: int, tokens: torch.Tensor, temperatures: torch.Tensor) -> None:  # type: ignore[override]
+        self.behind[self.rows] = self.digit[tokens]
+        computes = (self.computes[self.rows] | self.result[tokens]) & ~self.new[tokens]
+        self.computes[self.rows] = computes
+
+
 @dataclass
 class Subject:
     """A model, a task and the folder of their results."""
@@ -68,16 +90,21 @@ class Subject:
         texts = tasks.completion_texts(rollout, self.vocabulary, self.stops)
         return tasks.rewards(problems, texts, rollout.finished.tolist())
 
+    def kinds(self, pieces: list[str]) -> list[str]:
+        """The class of each token of a completion: that of its first character which is not form."""
+        kinds = iter(tasks.task_of(tasks.load(self.task, "tuning", 1)[0]).classes("".join(pieces)))
+        found = []
+        for piece in pieces:
+            own = [kind for _, kind in zip(piece, kinds)]
+            found.append(next((kind for kind in own if kind != "format"), "format"))
+        return found
+
     def by_class(self, rollout: sample.Rollout) -> dict[str, list[float]]:
-        """{class: [sum of temperatures, tokens]} of the tokens by what their first character is."""
+        """{class: [sum of temperatures, tokens]}."""
         sums: dict[str, list[float]] = {}
-        task = tasks.task_of(tasks.load(self.task, "tuning", 1)[0])
         for ids, row, keep in zip(rollout.completions(), rollout.temperatures, rollout.mask):
-            pieces = [self.vocabulary.decode([token]) for token in ids]
-            kinds = iter(task.classes("".join(pieces)))
-            for piece, tau in zip(pieces, row[keep].tolist()):
-                own = [kind for _, kind in zip(piece, kinds)]
-                found = sums.setdefault(next((kind for kind in own if kind != "format"), "format"), [0.0, 0])
+            for kind, tau in zip(self.kinds([self.vocabulary.decode([token]) for token in ids]), row[keep].tolist()):
+                found = sums.setdefault(kind, [0.0, 0])
                 found[0], found[1] = found[0] + tau, found[1] + 1
         return sums
 

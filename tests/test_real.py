@@ -1,6 +1,7 @@
 """The study on real weights, run end to end on the embedded model, and its tables."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 import sample
 import temperature_head
-from study import joint, real, real_table, subject
+import tokenizer
+from study import joint, look, real, real_table, subject
 
 
 def rows_of(policy: str, seeds: list[list[int]], samples: int = 8) -> list[dict]:
@@ -129,3 +131,54 @@ def test_both_sides_trained_and_every_trained_model_under_every_temperature(tmp_
     monkeypatch.setattr("sys.argv", [*words, "--table"])
     joint.main()
     assert "| fixed 0.6, 1e-4 | 1 | " in capsys.readouterr().out
+
+
+def test_a_rule_that_is_told_where_operators_come():
+    """Character by character in the embedded vocabulary: hot behind the digits of an operand, cold in a result and elsewhere."""
+    vocabulary = tokenizer.load("models/modular")
+    rule = subject.Told(vocabulary, 0.8, 0.2)
+    text, taus = "5+7=12,12*3", []
+    for step, token in enumerate(vocabulary.encode(text)):
+        rule.rows = torch.tensor([0, 1])[: 2 if step == 0 else 1]  # the second completion ends at once
+        taus.append(rule.act(None, torch.zeros(len(rule.rows)), step=step).temperature[0].item())
+        rule.see(step, torch.tensor([token] * len(rule.rows)), None)
+    expected = [0.2, 0.8, 0.2, 0.8, 0.2, 0.2, 0.2, 0.2, 0.8, 0.8, 0.2]
+    assert taus == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 1.0, 2.0])
+def test_the_interval_of_a_head_less_a_rule_that_is_sampled_once(scatter):
+    """By simulation: three seeds of a head scatter, and one run of a rule on the same 300 problems."""
+    draw, covered = np.random.default_rng(0), []
+    for _ in range(1000):
+        shared = draw.normal(0, 40, (1, 300))
+        head = shared + draw.normal(0, 20, (3, 300)) + draw.normal(0, scatter, (3, 1))
+        rule = shared + draw.normal(0, 20, (1, 300))
+        _, low, high = real_table.difference(head, rule)
+        covered.append(low <= 0 <= high)
+    assert 0.94 <= np.mean(covered) <= 0.995, np.mean(covered)
+
+
+def test_the_second_rounds_endpoints():
+    tested = [
+        *rows_of("head, plain", [[4, 4, 0, 0], [4, 4, 4, 0], [4, 4, 0, 0]]), *rows_of("head, plain, shuffled", [[2, 0, 0, 0]] * 3),
+        *rows_of("0.2", [[8, 0, 0, 0]]), *rows_of("1.0", [[1, 1, 0, 0]]), *rows_of("told 0.8 and 0.2", [[8, 8, 8, 8]]),
+    ]  # fmt: skip
+    best, control = real_table.primary_of_sum(tested)
+    assert best.startswith("head, plain, Avg@8 + Pass@8 less that of 1.0: +31.2 [") and best.endswith("3 seeds")
+    assert control.startswith("head, plain, Avg@8 + Pass@8 less that of head, plain, shuffled: +56.2 [")
+
+
+def test_what_a_head_learned_on_real_text(tmp_path, monkeypatch, capsys):
+    """On the embedded model, as a program: both tables, and the same numbers in the kept file."""
+    shutil.copytree("models/modular", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"max_position_embeddings": 1024}  # few-shot prompts
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    temperature_head.TemperatureHead(config["hidden_size"]).save(tmp_path)
+    words = ["look.py", "--model", str(tmp_path), "--task", "words:1", "--head", str(tmp_path), "--problems", "3"]
+    monkeypatch.setattr("sys.argv", [*words, "--keep", str(tmp_path / "look.json")])
+    look.main()
+    printed, kept = capsys.readouterr().out, json.loads((tmp_path / "look.json").read_text())
+    assert "| operator | 3 |" in printed and kept["model"]["operator"]["tokens"] == 3
+    assert "variance of the temperature explained by: entropy" in printed
+    assert set(kept["head"]["explained"]) == {"entropy", "class", "class and entropy"}
