@@ -17,8 +17,8 @@ import baselines
 import temperature_head
 import tokenizer
 from files import weights
-from study.real_table import per_problem
-from study.subject import Subject, read
+from study.real_table import both_trained, read
+from study.subject import Subject
 
 METHODS: dict[str, list[str]] = {
     "head": ["--temperature-estimator", "marginal", "--temperature-objective", "pass@4"],
@@ -66,27 +66,6 @@ def evaluate(name: str, folder: str | Path, seed: int, asked: argparse.Namespace
         subject.sample("joint.jsonl", "test", asked.problems, named, [seed])
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown: trained how, against evaluated how; Avg@8 / Pass@8 / majority vote of 8 in percent, and the number of seeds."""
-    policies = [*EVALUATED, "own", "own, shuffled"]
-    lines = ["| trained | seeds | " + " | ".join(policies) + " |", "|---" * (len(policies) + 2) + "|"]
-    for name in dict.fromkeys(row["policy"].partition(" | ")[0] for row in rows):
-        cells, seeds = [], 0
-        for policy in policies:
-            own = [row for row in rows if row["policy"] == f"{name} | {policy}"]
-            if not own:
-                cells.append("")
-                continue
-            avg, some = (100 * per_problem(own, own[0]["policy"], metric).mean() for metric in ("Avg", "Pass"))
-            votes = [vote for row in own for vote in row["majority"]]
-            seeds = len({row["seed"] for row in own})
-            cells.append(
-                f"{avg:.1f}" if policy == "greedy" else f"{avg:.1f} / {some:.1f} / {100 * sum(votes) / len(votes):.1f}"
-            )
-        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Both sides trained on real weights.")
     parser.error = lambda message: parser.exit(2, f"joint.py: {message}; --help lists the flags\n")
@@ -99,7 +78,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     asked = parser.parse_args()
     if asked.table:
-        print(table(read(Path(asked.out) / "joint.jsonl")))
+        print(both_trained(read(Path(asked.out) / "joint.jsonl")))
         return
     if not asked.model:
         parser.error("--model names the model")

@@ -26,8 +26,8 @@ import baselines
 import tasks
 import temperature_head
 from study.frozen import ScaledHead, Settings, train
-from study.real_table import best_of, table
-from study.subject import Subject, Told, append, of_tree, read
+from study.real_table import best_of, frontier, read, stage
+from study.subject import Subject, Told, append, of_tree
 
 FIXED = ["0.2", "0.4", "0.6", "0.8", "1.0", "1.2"]
 RULES: dict[str, list[str]] = {  # four settings each, to be chosen from on tuning problems
@@ -136,9 +136,11 @@ def main() -> None:
             print(f"{arguments.task}, {split} problems {skip + 1} to {end}: {found}")
         return
     if arguments.what == "table":
-        print(table(read(out / "tune.jsonl"), read(out / "test.jsonl")))
-        if fresh := read(out / "fresh.jsonl"):
-            print("second round, " + table([], fresh))
+        for name in ("tune", "test", "fresh"):
+            if rows := read(out / f"{name}.jsonl"):
+                print(f"{name}\n\n{stage(rows)}\n")
+        if rows := read(out / "fresh.jsonl"):
+            frontier(rows, out / "frontier.png")
         return
     if not arguments.model:
         parser.error("--model names the model")

@@ -1,11 +1,15 @@
 """Tables of the study on real weights, from the lines that real.py keeps."""
 
+import gzip
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 
 import eval as evaluation
-from display import intervals
+from display import intervals, labels
+from display.curves import COLOURS
 
 METRICS = ("Avg", "Pass")
 NO_RIVALS = ("head", "told")  # how names of what is no rule begin
@@ -72,7 +76,7 @@ def primary(tested: list[dict]) -> list[str]:
         able = [name for name in rules if per_problem(tested, name, "Avg").mean() >= floor] or rules
         rival = max(able, key=lambda name: per_problem(tested, name, metric).mean())
         less = difference(own, per_problem(tested, rival, metric), 0.975)
-        bounds = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in less))
+        bounds = shown(less, "+")
         fewer = " (no rule has its Avg@8: of all rules)" if metric == "Pass" and able is rules else ""
         lines.append(f"{head}, {metric}@8 less that of {rival}{fewer}: {bounds}, {len(own)} seeds")
     return lines
@@ -88,13 +92,33 @@ def primary_of_sum(tested: list[dict], head: str = "head, plain") -> list[str]:
     lines = []
     for rival in (best, f"{head}, shuffled"):
         less = difference(own, per_problem(tested, rival, "Sum"), 0.975)
-        bounds = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in less))
+        bounds = shown(less, "+")
         lines.append(f"{head}, Avg@8 + Pass@8 less that of {rival}: {bounds}, {len(own)} seeds")
     return lines
 
 
+def short(name: str) -> str:
+    """A policy's name for people.
+
+    >>> short("ead:tokens_per_unit=1,growth=0,warm_tokens=0,d_0=25,tau_max=0.7"), short("0.4"), short("1.0+top_p=0.7")
+    ('EAD, d_0=25, tau_max=0.7', 'fixed 0.4', 'top-p 0.7 at 1.0')
+    """
+    kind, _, cut = name.partition("+")
+    if cut:
+        return f"{cut.replace('_', '-').replace('=', ' ')} at {kind}"
+    kind, _, settings = name.partition(":")
+    if settings:
+        told = [part for part in settings.split(",") if not part.startswith(("tokens_per_unit", "growth", "warm"))]
+        return ", ".join([kind.upper() if len(kind) == 3 else kind, *told])
+    return f"fixed {name}" if name[0].isdigit() else name
+
+
+def shown(of: tuple[float, float, float], sign: str = "") -> str:
+    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*(100 * bound for bound in of), s=sign)
+
+
 def of_rows(rows: list[dict], name: str) -> str:
-    """A line of the table: both metrics, temperature, entropy, and temperatures by class."""
+    """A line of the table: both metrics with their intervals, temperature, entropy, and temperatures by class."""
     own = [row for row in rows if row["policy"] == name]
     tokens = sum(row["tokens"] for row in own)
     tau, entropy = (sum(row[field] * row["tokens"] for row in own) / tokens for field in ("tau", "entropy"))
@@ -107,31 +131,107 @@ def of_rows(rows: list[dict], name: str) -> str:
         f"{classes[kind][0] / classes[kind][1]:.2f}" if kind in classes else ""
         for kind in ("operand", "operator", "result", "format")
     ]
-    avg, some = (per_problem(rows, name, metric) for metric in METRICS)
-    cells = [name, f"{avg.shape[0]} x {avg.shape[1]}", f"{100 * avg.mean():.1f}", f"{100 * some.mean():.1f}"]
-    return "| " + " | ".join([*cells, f"{tau:.2f}", f"{entropy:.3f}", *shares]) + " |"
+    metrics = [per_problem(rows, name, metric) for metric in METRICS]
+    cells = [short(name), f"{metrics[0].shape[0]} x {metrics[0].shape[1]}"]
+    cells += [shown(difference(values, np.zeros_like(values[:1]))) for values in metrics]
+    return "| " + " | ".join([*cells, f"{tau:.2f}", f"{entropy:.2f}", *shares]) + " |"
 
 
-def table(tuned: list[dict], tested: list[dict]) -> str:
-    """Markdown: every stage's policies, and the heads less each of their rivals."""
-    heading = "| | seeds x problems | Avg@n | Pass@n | tau | H | operand | operator | result | format |"
-    lines = []
-    for title, rows in (
-        ("rules, tuning problems", tuned),
-        ("test problems", tested),
-    ):
-        if rows:
-            lines += [f"{title}", "", heading, "|---" * (heading.count("|") - 1) + "|"]
-            lines += [*(of_rows(rows, name) for name in names(rows)), ""]
-    heads = [name for name in ("head, mean", "head, pass@8", "head, plain") if name in names(tested)]
-    if heads:
-        lines += ["| less | " + " | ".join(f"{head}: Avg@8 | {head}: Pass@8" for head in heads) + " |"]
-        lines += ["|---" * (1 + 2 * len(heads)) + "|"]
-        for rival in (name for name in names(tested) if name not in heads):
-            cells = []
-            for head in heads:
-                for metric in METRICS:
-                    less = difference(per_problem(tested, head, metric), per_problem(tested, rival, metric))
-                    cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in less)))
-            lines.append(f"| {rival} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *primary(tested), *primary_of_sum(tested)])
+def policies(rows: list[dict]) -> str:
+    """Markdown: a line a policy, heads and their controls first."""
+    heading = "| | seeds x problems | Avg@8 | Pass@8 | tau | entropy | operand | operator | result | format |"
+    order = sorted(names(rows), key=lambda name: not name.startswith("head"))
+    return "\n".join([heading, "|---" * (heading.count("|") - 1) + "|", *(of_rows(rows, name) for name in order)])
+
+
+def against(rows: list[dict], heads: tuple[str, ...] = ("head, mean", "head, pass@8", "head, plain")) -> str:
+    """Markdown: each head less each other policy, problem by problem; empty without a head."""
+    heads = tuple(name for name in heads if name in names(rows))
+    if not heads:
+        return ""
+    lines = ["| less | " + " | ".join(f"{head}: Avg@8 | {head}: Pass@8" for head in heads) + " |"]
+    lines += ["|---" * (1 + 2 * len(heads)) + "|"]
+    for rival in (name for name in names(rows) if name not in heads):
+        less = [
+            shown(difference(per_problem(rows, head, metric), per_problem(rows, rival, metric)), "+")
+            for head in heads
+            for metric in METRICS
+        ]
+        lines.append(f"| {short(rival)} | " + " | ".join(less) + " |")
+    return "\n".join(lines)
+
+
+def stage(rows: list[dict]) -> str:
+    """Everything of one file of results."""
+    parts = [policies(rows), against(rows), "\n".join([*primary(rows), *primary_of_sum(rows)])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def both_trained(rows: list[dict]) -> str:
+    """Markdown: trained how (study/joint.py), against evaluated how; Avg@8 / Pass@8 / majority vote of 8, in percent."""
+    apart = [row["policy"].partition(" | ")[::2] for row in rows]
+    trained, evaluated = (list(dict.fromkeys(column)) for column in zip(*apart))
+    lines = ["| trained | seeds | " + " | ".join(map(short, evaluated)) + " |", "|---" * (len(evaluated) + 2) + "|"]
+    for name in trained:
+        cells, seeds = [], 0
+        for policy in evaluated:
+            of = f"{name} | {policy}"
+            own = [row for row in rows if row["policy"] == of]
+            if not own:
+                cells.append("")
+                continue
+            avg, some = (100 * per_problem(own, of, metric).mean() for metric in METRICS)
+            vote, seeds = (
+                100 * np.mean([vote for row in own for vote in row["majority"]]),
+                len({row["seed"] for row in own}),
+            )
+            cells.append(f"{avg:.1f}" if policy == "greedy" else f"{avg:.1f} / {some:.1f} / {vote:.1f}")
+        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def frontier(rows: list[dict], out: Path) -> None:
+    """Avg@8 against Pass@8: fixed temperatures as a curve, rules in grey, heads in blue, their controls hollow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 5.6), constrained_layout=True)
+    mean = {name: [100 * per_problem(rows, name, metric).mean() for metric in METRICS] for name in names(rows)}
+    curve = [mean[name] for name in mean if name[0].isdigit() and "+" not in name]
+    axis.plot(*zip(*curve), "-", color=COLOURS["rival"], zorder=1)
+    texts = []
+    for name, (x, y) in mean.items():
+        if name == "greedy":
+            continue
+        colour = COLOURS["head" if name.startswith("head") else "rival"]
+        control = name.endswith(("shuffled", "its mean")) or name.startswith("told")
+        axis.plot(x, y, "o", color=colour, markersize=6, fillstyle="none" if control else "full", zorder=3)
+        texts.append((short(name).removeprefix("fixed "), x, y, colour if name.startswith("head") else "0.35"))
+    axis.set(xlabel="Avg@8 (%)", ylabel="Pass@8 (%)")
+    axis.margins(0.12)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.autoscale_view()
+    labels.beside_points(axis, texts, [])
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a file of results, packed or not; none where there is no file."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def kept(folder: Path) -> dict[str, str]:
+    """Every table of the kept results real-MODEL-STAGE.jsonl.gz, by title."""
+    found = {}
+    for file in sorted(folder.glob("real-*.jsonl.gz")):
+        stem = file.name.partition(".")[0]
+        found[stem] = both_trained(read(file)) if stem.endswith("joint") else stage(read(file))
+    return found

@@ -22,6 +22,7 @@ import temperature_head
 import tokenizer
 from problems import words
 from study import tree
+from study.real_table import read
 
 CHUNK = 20  # problems sampled together
 SAMPLES = 8
@@ -184,10 +185,6 @@ def majority(texts: list[str], right: torch.Tensor) -> list[int]:
         votes = Counter(answer for answer in answers if answer is not None).most_common(1)
         found.append(int(bool(votes) and of_row[answers.index(votes[0][0])] == 1))
     return found
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def append(path: Path, rows: list[dict]) -> None:

@@ -2,6 +2,8 @@
 
     trials-*.jsonl.gz    trials, as `python -m study.findings --keep` writes them
     look-*.json          what learned temperatures read, as `--keep-look` writes it
+    real-*.jsonl.gz      results on real weights, as study/real.py and study/joint.py write them; real-*-look.json: as study/look.py does
+    efficiency.jsonl     curves of study/efficiency.py
     default-*.json       a default run before and after: before.json and after.json of each seed, under one name each
 
 RESULTS.md has the few tables that matter, and a test compares it with these.
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import eval as evaluation
-from study import compare, introspect
+from study import compare, efficiency, introspect, look, real_table
 from study.compare import Methods, difference, interval, per_problem
 from study.results import read
 
@@ -228,6 +230,12 @@ def every_table() -> str:
     parts["The same against rules that cut"] = primary_table(kept, cuts=True)
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
+    parts |= real_table.kept(KEPT)
+    for file in sorted(KEPT.glob("real-*-look.json")):
+        of = json.loads(file.read_text())
+        parts[file.stem] = look.tables(of["model"], of["head"])
+    for file in sorted(KEPT.glob("efficiency.jsonl")):
+        parts[file.stem] = efficiency.table(real_table.read(file))
     for file in sorted(KEPT.glob("default-*.json")):
         parts[file.stem] = evaluation.table(json.loads(file.read_text()), ["Avg@8", "Pass@8"])
     return "# Every table of the kept trials\n" + "".join(f"\n## {name}\n\n{text}\n" for name, text in parts.items())

@@ -94,7 +94,11 @@ def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, c
     run("test", "--problems", "5")
     assert (tmp_path / "test.jsonl").read_text() == lines
     printed = run("table")
-    assert "| head, mean, shuffled | 1 x 5 |" in printed and "head, pass@8, Pass@8 less that of" in printed
+    assert (
+        "| head, mean, shuffled | 1 x 5 |" in printed
+        and "| min-p 0.3 at 1.0 |" in printed
+        and "head, pass@8, Pass@8 less that of" in printed
+    )
 
 
 def test_a_mistake_ends_in_one_line(monkeypatch, capsys):
