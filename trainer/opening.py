@@ -44,11 +44,12 @@ def rehearse(run) -> None:
     """Print how long the run takes, by one prompt, or by a whole step if that takes less than a minute.  Keep nothing."""
     c = run.c
     print(announce(run))
-    one = timed(run, 1)  # the first call also warms up, so time a second one
-    scale, of_rollout, of_update = c.prompts_per_step, *timed(run, 1)
-    if scale * sum(one) < 60:
+    timed(run, 1)  # warms up
+    scale, updates = c.prompts_per_step, c.schedule != "temperature"
+    of_rollout, of_update = timed(run, 1)
+    if scale * (of_rollout + updates * of_update) < 60:
         scale, of_rollout, of_update = 1, *timed(run, c.prompts_per_step)
-    step = scale * (of_rollout + (0.0 if c.schedule == "temperature" else of_update))
+    step = scale * (of_rollout + updates * of_update)
     completions = 2 * len(run.held_out) * (2 * c.eval_samples + 1)
     whole = c.steps * step + completions * scale * of_rollout / (c.prompts_per_step * c.samples_per_prompt)
     measured = "by one prompt" if scale > 1 else "measured whole"
