@@ -41,12 +41,12 @@ def explain(transformer, head, rollout):
     mask, device = rollout.mask, rollout.mask.device
     taus = head.tau_min + grid(device) * (head.tau_max - head.tau_min)
     taus = torch.cat((taus, torch.tensor([head.tau_initial], device=device)))  # the last is tau_0
-    hidden, tokens = rollout.reads[mask.to(rollout.reads.device)].to(device), rollout.tokens[mask]
+    hidden, tokens = rollout.reads[mask.to(rollout.reads.device)], rollout.tokens[mask]
     margins = None if rollout.margins is None else rollout.margins[mask]
     of_tokens = torch.empty(len(tokens), GRID + 1, device=device)
     fit = max(1, (LOGITS_AT_ONCE if device.type == "cpu" else 2**26) // transformer.config.vocab_size)
     for many in torch.arange(len(tokens), device=device).split(128):  # the product reads all of the unembedding
-        logits = transformer.unembed(hidden[many]).float()
+        logits = transformer.unembed(hidden[many.to(hidden.device)].to(device)).float()
         for some, part in zip(many.split(fit), logits.split(fit)):
             drawn, margin = tokens[some], None if margins is None else margins[some]
             for k, tau in enumerate(taus):
@@ -54,7 +54,9 @@ def explain(transformer, head, rollout):
                 of_tokens[some, k] = log_probs.gather(-1, drawn[:, None])[:, 0].exp()
     likelihood = torch.ones(*mask.shape, GRID + 1, device=device).masked_scatter(mask[..., None], of_tokens)
     rollout = replace(rollout, likelihood=likelihood)
-    old = torch.zeros(mask.shape, device=device).masked_scatter(mask, log_prob(head, rollout))
+    parts = torch.arange(len(mask), device=device).split(64)  # rows: so many states on the device at a time
+    old = torch.cat([log_prob(head, rollout.rows(part)) for part in parts])
+    old = torch.zeros(mask.shape, device=device).masked_scatter(mask, old)
     return replace(rollout, temperature_log_probs=old)
 
 
