@@ -13,7 +13,7 @@ import model
 import rl
 import sample
 from baselines import Fixed
-from engine import attention, decoder, draw
+from engine import attention, decoder, draw, marginal
 from engine.gradient import FastGradient
 from temperature_head import Action, EntropyHead, NoGateHead, TemperatureHead
 
@@ -256,3 +256,16 @@ def test_both_steps_move_float32_weights_under_bfloat16_compute(both):
         after = module.state_dict()
         assert all(tensor.dtype == torch.float32 for tensor in after.values())
         assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_marginal_is_that_of_a_cpu(both):
+    transformer, head = both
+    rollout = rollout_of(transformer, head)
+    on_device = marginal.explain(transformer, head, rollout)
+    fields = {f.name: getattr(rollout, f.name) for f in dataclasses.fields(rollout)}
+    there = sample.Rollout(**{name: None if value is None else value.cpu() for name, value in fields.items()})
+    on_cpu = marginal.explain(transformer.cpu(), head.cpu(), there)
+    torch.testing.assert_close(on_device.likelihood.cpu(), on_cpu.likelihood, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(
+        on_device.temperature_log_probs.cpu(), on_cpu.temperature_log_probs, atol=1e-3, rtol=1e-2
+    )
