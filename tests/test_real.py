@@ -1,8 +1,12 @@
 """The study on real weights, run end to end on the embedded model, and its tables."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +190,16 @@ def test_what_a_head_learned_on_real_text(tmp_path, monkeypatch, capsys):
     assert "| operator | 3 |" in printed and kept["model"]["operator"]["tokens"] == 3
     assert "variance of the temperature explained by: entropy" in printed
     assert set(kept["head"]["explained"]) == {"entropy", "class", "class and entropy"}
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_small(tmp_path):
+    small = (
+        "--steps 1 --prompts-per-step 2 --samples-per-prompt 4 --final-problems 4 --max-new-tokens 30 --template auto"
+    )
+    names = {"MODEL": "models/modular", "TASK": "modular", "HELD_OUT": "modular", "PROBLEMS": "5"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    line = ["bash", "study/gsm8k.sh", str(tmp_path), *small.split()]
+    ended = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **names, "PATH": path})
+    assert ended.returncode == 0, ended.stderr
+    assert "head/evaluated.md" in ended.stdout and "| modular, own | 5 |" in ended.stdout
