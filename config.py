@@ -122,7 +122,7 @@ MATHS = REAL | dict(
     checkpointing=True, final_problems=500, save_every=20,
 )  # fmt: skip
 WORDS = REAL | dict(
-    steps=60, prompts_per_step=8, samples_per_prompt=8, schedule="temperature", temperature_estimator="marginal",
+    steps=24, prompts_per_step=8, samples_per_prompt=8, schedule="temperature", temperature_estimator="marginal",
     temperature_objective="pass@4", temperature_lr=1e-3, temperature_epochs=4, tau_initial=0.8, concentration=20.0,
     eval_every=0, print_every=20, final_problems=100,
 )  # fmt: skip

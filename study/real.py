@@ -55,8 +55,8 @@ class Head:
 HEADS = {
     "head, mean": Head(Settings(objective="dr_grpo", **LEARNING)),
     "head, pass@8": Head(Settings(objective="pass@4", **LEARNING)),
-    "head, plain": Head(Settings(objective="pass@4", **LEARNING), scale="none", steps=60),  # that of train.py's presets
-    "head, plain, min-p": Head(Settings(objective="pass@4", **LEARNING), scale="none", steps=60, cut={"min_p": 0.1}),
+    "head, plain": Head(Settings(objective="pass@4", **LEARNING), scale="none"),  # that of train.py's presets
+    "head, plain, min-p": Head(Settings(objective="pass@4", **LEARNING), scale="none", cut={"min_p": 0.1}),
 }
 
 
