@@ -232,6 +232,16 @@ def test_every_row_interval_and_figure_of_RESULTS_is_one_of_the_kept_trials():
     assert len((ROOT / "study/RESULTS.md").read_text(encoding="utf-8").splitlines()) <= 300
 
 
+def test_every_row_and_interval_of_REAL_is_one_of_the_kept_results():
+    text = (ROOT / "study/REAL.md").read_text(encoding="utf-8")
+    text = re.sub(r"## How the untrained head.*?(?=\n## |\Z)", "", text, flags=re.S)  # study/start.py, which keeps nothing
+    every = tables.every_table()
+    for pattern, least in ((ROW, 50), (INTERVAL, 50)):
+        shown = pattern.findall(text)
+        missing = set(shown) - set(pattern.findall(every))
+        assert len(shown) > least and not missing, missing
+
+
 def test_every_interval_of_the_README_is_one_of_the_kept_trials():
     shown = INTERVAL.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     missing = set(shown) - set(INTERVAL.findall(tables.every_table()))
