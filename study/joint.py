@@ -24,7 +24,7 @@ METHODS: dict[str, list[str]] = {
     "head": ["--temperature-estimator", "marginal", "--temperature-objective", "pass@4"],
     "fixed 0.6": ["--policy", "0.6"],
 }
-RATES = ("3e-6", "3e-5")
+RATES = ("1e-5", "5e-5")
 EVALUATED = ("0.2", "0.4", "0.6", "0.8", "1.0", "greedy")
 OF_HEAD = ["--tau-min", "0.1", "--tau-initial", "0.8", "--concentration", "20", "--temperature-lr", "1e-3",
            "--temperature-epochs", "4"]  # fmt: skip
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--model", default="", help="folder of the model, or its hub id")
     parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
     parser.add_argument("--out", default="runs/joint", help="folder of the trials [%(default)s]")
-    parser.add_argument("--steps", type=int, default=40, help="training steps of 64 completions [%(default)s]")
-    parser.add_argument("--problems", type=int, default=200, help="test problems [%(default)s]")
+    parser.add_argument("--steps", type=int, default=24, help="training steps of 64 completions [%(default)s]")
+    parser.add_argument("--problems", type=int, default=100, help="test problems [%(default)s]")
     parser.add_argument("--seeds", type=int, default=1, help="seeds [%(default)s]")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     asked = parser.parse_args()

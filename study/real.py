@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,14 +49,12 @@ class Head:
     settings: Settings
     scale: str = "standard"
     steps: int = 24
-    cut: dict = field(default_factory=dict)
 
 
 HEADS = {
     "head, mean": Head(Settings(objective="dr_grpo", **LEARNING)),
     "head, pass@8": Head(Settings(objective="pass@4", **LEARNING)),
     "head, plain": Head(Settings(objective="pass@4", **LEARNING), scale="none"),  # that of train.py's presets
-    "head, plain, min-p": Head(Settings(objective="pass@4", **LEARNING), scale="none", cut={"min_p": 0.1}),
 }
 
 
@@ -72,7 +70,6 @@ def learn(subject: Subject, name: str, seed: int, steps: int = 0) -> None:
         return
     torch.manual_seed(seed)
     head = ScaledHead(subject.transformer.config.d_model, **RANGE, scale=how.scale)
-    head = baselines.with_cut(head, **how.cut)
     problems = tasks.load(subject.task, "train", 4000)
     asked = list(zip(problems, subject.prompts(problems)))
     started, curve = time.process_time(), []
@@ -93,9 +90,7 @@ def head_of(subject: Subject, name: str):
 
     def load(seed: int):
         folder = folder_of(subject, name, seed)
-        if not folder.is_dir():
-            return None
-        return baselines.with_cut(temperature_head.load(folder, kinds={"scaled": ScaledHead}), **HEADS[name].cut)
+        return temperature_head.load(folder, kinds={"scaled": ScaledHead}) if folder.is_dir() else None
 
     return load
 

@@ -234,7 +234,9 @@ def test_every_row_interval_and_figure_of_RESULTS_is_one_of_the_kept_trials():
 
 def test_every_row_and_interval_of_REAL_is_one_of_the_kept_results():
     text = (ROOT / "study/REAL.md").read_text(encoding="utf-8")
-    text = re.sub(r"## How the untrained head.*?(?=\n## |\Z)", "", text, flags=re.S)  # study/start.py, which keeps nothing
+    text = re.sub(
+        r"## How the untrained head.*?(?=\n## |\Z)", "", text, flags=re.S
+    )  # study/start.py, which keeps nothing
     every = tables.every_table()
     for pattern, least in ((ROW, 50), (INTERVAL, 50)):
         shown = pattern.findall(text)
