@@ -74,7 +74,7 @@ def log_prob(head, rollout) -> Tensor:
     """(N,) log m_phi(y_t | y_<t) of the sampled tokens, in the order of the mask, differentiable in phi."""
     mask = rollout.mask
     rows, columns = mask.nonzero(as_tuple=True)
-    at = rows, columns - rollout.prompt_lengths[rows]  # (B, C): places in the completion
+    at = rows, columns - columns.min()  # of (B, C); other places are prompt or padding: a closed gate, and all taus alike
     shape = len(mask), int(at[1].max()) + 1
     gate, alpha, beta = head(rollout.reads[mask.to(rollout.reads.device)].to(mask.device))
     opens = gate.new_zeros(shape).index_put(at, torch.sigmoid(gate))[..., None]
