@@ -8,7 +8,10 @@
 
 The reward depends on the tokens alone, so the second is the conditional expectation of the first, given the tokens.  It has
 the same mean and less variance (Rao-Blackwell): where a token is sure, every temperature explains it, and the drawn one gets no
-credit.  This is not in the paper.  It costs a softmax for each tau_k at each sampled token.
+credit.  This is not in the paper.  It costs a softmax for each tau_k at each sampled token, and a loop over the completion.
+
+The grid is even.  It is exact for Betas that are wide beside its cells, as at the start.  Narrow ones (a + b above 150) and those
+that pile up at an end of the range (a or b well below 1) it sees blurred: there the gradient has the right sign and a wrong size.
 
 `explain` puts what this needs into the rollout; `temperature_step` stands in for rl.temperature_step.
 """
@@ -44,7 +47,7 @@ def explain(transformer, head, rollout):
     hidden, tokens = rollout.reads[mask.to(rollout.reads.device)], rollout.tokens[mask]
     margins = None if rollout.margins is None else rollout.margins[mask]
     of_tokens = torch.empty(len(tokens), GRID + 1, device=device)
-    fit = max(1, (LOGITS_AT_ONCE if device.type == "cpu" else 2**26) // transformer.config.vocab_size)
+    fit = max(1, LOGITS_AT_ONCE // transformer.config.vocab_size) if device.type == "cpu" else 128
     for many in torch.arange(len(tokens), device=device).split(128):  # the product reads all of the unembedding
         logits = transformer.unembed(hidden[many.to(hidden.device)].to(device)).float()
         for some, part in zip(many.split(fit), logits.split(fit)):
@@ -74,7 +77,10 @@ def log_prob(head, rollout) -> Tensor:
     """(N,) log m_phi(y_t | y_<t) of the sampled tokens, in the order of the mask, differentiable in phi."""
     mask = rollout.mask
     rows, columns = mask.nonzero(as_tuple=True)
-    at = rows, columns - columns.min()  # of (B, C); other places are prompt or padding: a closed gate, and all taus alike
+    at = (
+        rows,
+        columns - columns.min(),
+    )  # of (B, C); other places are prompt or padding: a closed gate, and all taus alike
     shape = len(mask), int(at[1].max()) + 1
     gate, alpha, beta = head(rollout.reads[mask.to(rollout.reads.device)].to(mask.device))
     opens = gate.new_zeros(shape).index_put(at, torch.sigmoid(gate))[..., None]

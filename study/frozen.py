@@ -98,10 +98,9 @@ def train(
             head.measure(rollout.reads[rollout.mask])  # this rollout was drawn before: nothing is learned from it
         elif settings.estimator == "marginal" and advantage.any():
             pulls = advantage.nonzero()[:, 0]
-            part = marginal.explain(
-                transformer, head, rollout.rows(pulls)
-            )  # a softmax for each tau: only where it counts
-            share = part.mask.sum() / rollout.mask.sum()  # the loss is a mean over the tokens of the whole rollout
+            # A softmax for each tau: only of rows that count.  The loss is a mean over the tokens of the whole rollout.
+            part = marginal.explain(transformer, head, rollout.rows(pulls))
+            share = part.mask.sum() / rollout.mask.sum()
             marginal.temperature_step(head, optimizer, part, share * advantage[pulls], by_step)
         elif settings.estimator == "sampled":
             rl.temperature_step(head, optimizer, rollout, advantage, by_step)

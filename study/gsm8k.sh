@@ -15,13 +15,16 @@ for name in head 0.7 1.0; do
   [ "$name" = head ] && policy=(--temperature-estimator marginal --temperature-lr 1e-3 --tau-initial 0.8 --concentration 20)
   if [ ! -f "$out/$name/after.json" ]; then
     resume=()
-    [ -d "$out/$name/checkpoints" ] && resume=(--resume)
+    compgen -G "$out/$name/checkpoints/step-*" > /dev/null && resume=(--resume)
     python train.py --preset qwen3-0.6b-gsm8k --model "$model" --task "$task" --eval-task "$held_out" --steps 100 \
       --max-new-tokens 512 --out "$out/$name" "${policy[@]}" "$@" ${resume[@]+"${resume[@]}"}
   fi
   evaluated=(0.3 0.7 1.0 greedy)
   [ "$name" = head ] && evaluated+=(own)
-  [ -f "$out/$name/evaluated.md" ] || { python eval.py --model "$out/$name" --benchmark "$held_out" --policy "${evaluated[@]}" \
-    ${PROBLEMS:+--problems "$PROBLEMS"} > "$out/$name/evaluated.part" && mv "$out/$name/evaluated.part" "$out/$name/evaluated.md"; }
+  if [ ! -f "$out/$name/evaluated.md" ]; then
+    python eval.py --model "$out/$name" --benchmark "$held_out" --policy "${evaluated[@]}" \
+      ${PROBLEMS:+--problems "$PROBLEMS"} > "$out/$name/evaluated.part"
+    mv "$out/$name/evaluated.part" "$out/$name/evaluated.md"
+  fi
 done
 tail -n +1 "$out"/*/evaluated.md

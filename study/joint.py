@@ -35,7 +35,7 @@ def words_of(method: str, rate: str, seed: int, asked: argparse.Namespace, folde
     """The command line of a trial: 64 completions a step."""
     flags = dict(
         model=asked.model, task=asked.task, steps=asked.steps, prompts_per_step=8, samples_per_prompt=8, token_lr=rate,
-        seed=seed, eval_every=0, print_every=0, final_problems=8, save_every=asked.steps, keep_checkpoints=1, out=folder,
+        seed=seed, eval_every=0, print_every=0, final_problems=8, save_every=8, keep_checkpoints=1, out=folder,
     )  # fmt: skip
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
     return ["train.py", *words, *METHODS[method], *(OF_HEAD if "--policy" not in METHODS[method] else [])]
@@ -45,10 +45,11 @@ def train(method: str, rate: str, seed: int, asked: argparse.Namespace) -> Path:
     """The folder of the trained model; it is trained unless it is there."""
     folder = Path(asked.out) / f"joint-{method.replace(' ', '-')}-{rate}-{seed}"
     if not (folder / "after.json").is_file():
-        again = ["--resume"] if (folder / "checkpoints").is_dir() else []
+        again = ["--resume"] if list(folder.glob("checkpoints/step-*")) else []
         root = Path(__file__).resolve().parent.parent
         words = words_of(method, rate, seed, asked, folder.absolute())
-        subprocess.run([sys.executable, *words, *again], cwd=root, check=True)
+        if subprocess.run([sys.executable, *words, *again], cwd=root).returncode:
+            raise SystemExit(f"joint.py: train.py ended early, see above; {folder} goes on with the same command")
         shutil.rmtree(folder / "checkpoints")  # the folder itself holds the last weights
     return folder
 

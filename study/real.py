@@ -13,6 +13,7 @@ Every command adds lines to files in --out and goes on where they end.  study/su
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -74,15 +75,15 @@ def learn(subject: Subject, name: str, seed: int, steps: int = 0) -> None:
     asked = list(zip(problems, subject.prompts(problems)))
     started, curve = time.process_time(), []
     given = subject.transformer, head, asked, subject.rewards, subject.stop, subject.length, how.settings, seed, of_tree
-    for step, (seen, reward, tau, signal) in zip(range(1, steps + 1), train(*given)):
+    for seen, reward, tau, signal in itertools.islice(train(*given), steps):
         line = dict(head=name, seed=seed, completions=seen, reward=reward, tau=tau, signal=signal)
         curve.append(line | dict(cpu_seconds=round(time.process_time() - started, 1)))
         print(json.dumps(curve[-1]), flush=True)
-        if step == steps:
-            break
+    part = folder.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    head.save(part)
+    part.rename(folder)  # a folder with this name is a whole one
     append(subject.out / "heads.jsonl", curve)
-    folder.mkdir(parents=True)
-    head.save(folder)
 
 
 def head_of(subject: Subject, name: str):
@@ -115,15 +116,23 @@ def main() -> None:
     parser.add_argument("--model", default="", help="folder of the model, or its hub id")
     parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
     parser.add_argument("--out", default="", help="folder of the results [runs/real-MODEL-TASK]")
-    parser.add_argument("--problems", type=int, default=0, help="problems [40 for tune, 200 for test]")
-    parser.add_argument("--steps", type=int, default=0, help="training steps of 64 completions [the head's]")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds [%(default)s]")
-    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="only these heads [all]")
-    parser.add_argument("--only", nargs="+", default=[], metavar="POLICY", help="only these rules now [all]")
+    parser.add_argument("--problems", type=int, default=0, help="problems [tune: 40, test: 200, fresh: 300]")
+    parser.add_argument("--steps", type=int, default=0, help="train: steps of 64 completions [the head's]")
+    parser.add_argument("--seeds", type=int, default=3, help="train, test, fresh: seeds [%(default)s]")
+    parser.add_argument(
+        "--heads", nargs="+", default=list(HEADS), choices=list(HEADS), help="train, test, fresh: only these [all]"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="POLICY", help="test, fresh: only these rules now [all]"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = f"real-{Path(arguments.model).name.lower()}-{arguments.task.replace(':', '')}"
     out = Path(arguments.out or f"runs/{name}")
+    try:
+        tasks.load(arguments.task, "tuning", 1)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"real.py: {error}\n")
     if arguments.what == "problems":
         for split, skip, end in (("tuning", 0, 40), ("test", 0, 200), ("test", 200, 500)):
             texts = "\n".join(problem.problem for problem in tasks.load(arguments.task, split, end)[skip:])
@@ -131,6 +140,8 @@ def main() -> None:
             print(f"{arguments.task}, {split} problems {skip + 1} to {end}: {found}")
         return
     if arguments.what == "table":
+        if not any((out / f"{name}.jsonl").is_file() for name in ("tune", "test", "fresh")):
+            parser.error(f"{out} has no results yet")
         for name in ("tune", "test", "fresh"):
             if rows := read(out / f"{name}.jsonl"):
                 print(f"{name}\n\n{stage(rows)}\n")

@@ -23,6 +23,7 @@ def per_problem(rows: list[dict], policy: str, metric: str) -> np.ndarray:
             of_seed.setdefault(row["seed"], {})[row["chunk"]] = row
     if not of_seed:
         return np.zeros((0, 0))
+    of_seed = {seed: of_seed[seed] for seed in sorted(of_seed)}
     chunks = sorted(set.intersection(*(set(of) for of in of_seed.values())))
     result = []
     for of in of_seed.values():
@@ -50,18 +51,30 @@ def best_of(tuned: list[dict], families: dict[str, list[str]]) -> list[str]:
 
 
 def difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and bounds of first - second, (seeds, problems) each, as display/intervals.py has them.
+    """Mean and bounds of first - second, (seeds, problems) each, on the same problems.
 
-    What has one seed adds no variance of seeds: right for a rule, which does not learn.  Of a head with one seed the interval is
+    Variances add up, each with the square of Student's quantile: of the problems, and of each side's seeds.  What has one seed adds no variance of seeds: right for a rule, which does not learn.  Of a head with one seed the interval is
     over the problems alone and says nothing of other seeds."""
-    width = min(first.shape[1], second.shape[1])
-    first, second = first[:, :width], second[:, :width]
+    width = first.shape[1]
     less = first.mean(0) - second.mean(0)
     square = intervals.student(width - 1, level) ** 2 * less.var(ddof=1) / width
     for seeds in (first, second):
         if len(seeds) > 1:
             square += intervals.student(len(seeds) - 1, level) ** 2 * seeds.mean(1).var(ddof=1) / len(seeds)
     return less.mean(), less.mean() - math.sqrt(square), less.mean() + math.sqrt(square)
+
+
+def less(rows: list[dict], head: str, rival: str, metric: str, level: float = 0.95) -> tuple[float, float, float]:
+    """The head less a rival, on the problems that both have.  Its own control shares its seeds: there the pairs are compared."""
+    chunks: dict[tuple, set[int]] = {}
+    for row in rows:
+        if row["policy"] in (head, rival):
+            chunks.setdefault((row["policy"], row["seed"]), set()).add(row["chunk"])
+    common = set.intersection(*chunks.values())
+    first, second = (per_problem([r for r in rows if r["chunk"] in common], name, metric) for name in (head, rival))
+    if rival.startswith(f"{head}, ") and len(first) == len(second):
+        return difference(first - second, np.zeros_like(first[:1]), level)
+    return difference(first, second, level)
 
 
 def primary(tested: list[dict]) -> list[str]:
@@ -75,8 +88,8 @@ def primary(tested: list[dict]) -> list[str]:
         floor = per_problem(tested, head, "Avg").mean() if metric == "Pass" else -1.0
         able = [name for name in rules if per_problem(tested, name, "Avg").mean() >= floor] or rules
         rival = max(able, key=lambda name: per_problem(tested, name, metric).mean())
-        less = difference(own, per_problem(tested, rival, metric), 0.975)
-        bounds = shown(less, "+")
+        found = less(tested, head, rival, metric, 0.975)
+        bounds = shown(found, "+")
         fewer = " (no rule has its Avg@8: of all rules)" if metric == "Pass" and able is rules else ""
         lines.append(f"{head}, {metric}@8 less that of {rival}{fewer}: {bounds}, {len(own)} seeds")
     return lines
@@ -91,8 +104,8 @@ def primary_of_sum(tested: list[dict], head: str = "head, plain") -> list[str]:
     best = max(rules, key=lambda name: per_problem(tested, name, "Sum").mean())
     lines = []
     for rival in (best, f"{head}, shuffled"):
-        less = difference(own, per_problem(tested, rival, "Sum"), 0.975)
-        bounds = shown(less, "+")
+        found = less(tested, head, rival, "Sum", 0.975)
+        bounds = shown(found, "+")
         lines.append(f"{head}, Avg@8 + Pass@8 less that of {rival}: {bounds}, {len(own)} seeds")
     return lines
 
@@ -152,12 +165,8 @@ def against(rows: list[dict], heads: tuple[str, ...] = ("head, mean", "head, pas
     lines = ["| less | " + " | ".join(f"{head}: Avg@8 | {head}: Pass@8" for head in heads) + " |"]
     lines += ["|---" * (1 + 2 * len(heads)) + "|"]
     for rival in (name for name in names(rows) if name not in heads):
-        less = [
-            shown(difference(per_problem(rows, head, metric), per_problem(rows, rival, metric)), "+")
-            for head in heads
-            for metric in METRICS
-        ]
-        lines.append(f"| {short(rival)} | " + " | ".join(less) + " |")
+        cells = [shown(less(rows, head, rival, metric), "+") for head in heads for metric in METRICS]
+        lines.append(f"| {short(rival)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -169,6 +178,8 @@ def stage(rows: list[dict]) -> str:
 
 def both_trained(rows: list[dict]) -> str:
     """Markdown: trained how (study/joint.py), against evaluated how; Avg@8 / Pass@8 / majority vote of 8, in percent."""
+    if not rows:
+        return "nothing is done yet"
     apart = [row["policy"].partition(" | ")[::2] for row in rows]
     trained, evaluated = (list(dict.fromkeys(column)) for column in zip(*apart))
     lines = ["| trained | seeds | " + " | ".join(map(short, evaluated)) + " |", "|---" * (len(evaluated) + 2) + "|"]
@@ -180,12 +191,11 @@ def both_trained(rows: list[dict]) -> str:
             if not own:
                 cells.append("")
                 continue
-            avg, some = (100 * per_problem(own, of, metric).mean() for metric in METRICS)
-            vote, seeds = (
-                100 * np.mean([vote for row in own for vote in row["majority"]]),
-                len({row["seed"] for row in own}),
-            )
-            cells.append(f"{avg:.1f}" if policy == "greedy" else f"{avg:.1f} / {some:.1f} / {vote:.1f}")
+            figures = [100 * per_problem(own, of, metric).mean() for metric in METRICS]
+            seeds = len({row["seed"] for row in own})
+            votes = [vote for row in own for vote in row.get("majority", ())]
+            figures += [100 * np.mean(votes)] if votes else []
+            cells.append(" / ".join(f"{x:.1f}" for x in (figures[:1] if policy == "greedy" else figures)))
         lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -225,7 +235,7 @@ def read(path: Path) -> list[dict]:
         return []
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # not half a line
 
 
 def kept(folder: Path) -> dict[str, str]:

@@ -79,6 +79,7 @@ class Subject:
         tree.halve(self.transformer)
         first = tasks.load(self.task, "tuning", 1)[0]
         self.stops, self.length = tasks.stops_of(first), tasks.completion_length(first)
+        self.classes = tasks.task_of(first).classes
         ends = [stop.encode() for stop in self.stops]  # of one byte each: a token has the whole of it or nothing
         pieces = [self.vocabulary.token_bytes(token) for token in range(self.vocabulary.vocab_size)]
         holds = {token for token, piece in enumerate(pieces) if any(end in piece for end in ends)}
@@ -93,8 +94,7 @@ class Subject:
 
     def kinds(self, pieces: list[str]) -> list[str]:
         """The class of each token of a completion: that of its first character which is not form."""
-        kinds = iter(tasks.task_of(tasks.load(self.task, "tuning", 1)[0]).classes("".join(pieces)))
-        found = []
+        kinds, found = iter(self.classes("".join(pieces))), []
         for piece in pieces:
             own = [kind for _, kind in zip(piece, kinds)]
             found.append(next((kind for kind in own if kind != "format"), "format"))
@@ -125,12 +125,12 @@ class Subject:
         that is not there.
         """
         problems, path = tasks.load(self.task, split, skip + count)[skip:], self.out / file
-        done = {(row["policy"], row["seed"], row["chunk"]) for row in read(path)}
+        done = {(row["policy"], row["seed"], row["chunk"], len(row["successes"])) for row in read(path)}
         for seed in seeds:
             of_seed = {n: p if isinstance(p, temperature_head.Policy) else p(seed) for n, p in named.items()}
             for chunk in range(-(-count // CHUNK)):
                 some = problems[chunk * CHUNK : (chunk + 1) * CHUNK]
-                todo = {n: p for n, p in of_seed.items() if p is not None and (n, seed, chunk) not in done}
+                todo = {n: p for n, p in of_seed.items() if p is not None and (n, seed, chunk, len(some)) not in done}
                 if todo:
                     rows = self.sample_chunk(some, todo, samples, 1000 * seed + chunk)
                     append(
@@ -160,8 +160,9 @@ class Subject:
             right = torch.tensor(self.rewards(repeated, rollout)).view(len(problems), samples)
             texts = tasks.completion_texts(rollout, self.vocabulary, self.stops)
             tokens = rollout.mask
-            results[name] = dict(
-                samples=samples, successes=right.sum(1).int().tolist(), majority=majority(texts, right),
+            vote = {"majority": majority(texts, right)} if self.task.startswith("words") else {}
+            results[name] = vote | dict(
+                samples=samples, successes=right.sum(1).int().tolist(),
                 tau=float(rollout.temperatures[tokens].mean()), entropy=float(rollout.entropies[tokens].mean()),
                 tokens=int(tokens.sum()), truncated=int((~rollout.finished).sum()), classes=self.by_class(rollout),
                 cpu_seconds=round(seconds, 2),
@@ -174,7 +175,7 @@ def of_tree(transformer, head, prompts, samples, length, stop, generator) -> sam
 
 
 def majority(texts: list[str], right: torch.Tensor) -> list[int]:
-    """Of each problem 1 where the answer that most of its samples give is right, right (P, G); of equals the first given.
+    """Of each problem of words:n 1 where the answer that most of its samples give is right, right (P, G); of equals the first.
 
     >>> majority(["1. #### 1", "2. #### 2", "2. #### 2", "none"], torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
     [1]
@@ -183,11 +184,13 @@ def majority(texts: list[str], right: torch.Tensor) -> list[int]:
     for row, of_row in enumerate(right.tolist()):
         answers = [words.answer(text) for text in texts[row * size : (row + 1) * size]]
         votes = Counter(answer for answer in answers if answer is not None).most_common(1)
-        found.append(int(bool(votes) and of_row[answers.index(votes[0][0])] == 1))
+        found.append(int(any(one == 1 and answer == votes[0][0] for one, answer in zip(of_row, answers))))
     return found
 
 
 def append(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.write(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )  # at once: a policy and its control are there or not

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import baselines
 import sample
 import temperature_head
 import tokenizer
@@ -97,7 +98,16 @@ def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, c
     run("train", "--steps", "2")
     run("test", "--problems", "5")
     assert (tmp_path / "test.jsonl").read_text() == lines
+    run("fresh", "--problems", "5")
+    fresh = [json.loads(line) for line in (tmp_path / "fresh.jsonl").read_text().splitlines()]
+    assert {row["policy"] for row in fresh} >= of_policy.keys() and any(r["policy"].startswith("told") for r in fresh)
+    assert [r["successes"] for r in fresh if r["policy"] == "1.0"] != [
+        r["successes"] for r in map(json.loads, lines.splitlines()) if r["policy"] == "1.0"
+    ], "other problems"
+    assert "majority" not in fresh[0], "there is no vote on a task whose answers are no numbers"
     printed = run("table")
+    assert (tmp_path / "frontier.png").stat().st_size > 10_000
+    assert printed.count("| head, mean, shuffled | 1 x 5 |") == 2
     assert (
         "| head, mean, shuffled | 1 x 5 |" in printed
         and "| min-p 0.3 at 1.0 |" in printed
@@ -105,8 +115,37 @@ def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, c
     )
 
 
+def test_what_was_cut_off_is_done_again(tmp_path):
+    """A chunk of fewer problems, and half a line, are not done."""
+    file = tmp_path / "test.jsonl"
+    file.write_text('{"policy": "a"}\n{"policy": "b", "succ')
+    assert real_table.read(file) == [{"policy": "a"}]
+    file.unlink()
+    of = subject.Subject("models/modular", "modular", tmp_path)
+    for count in (2, 3, 3):
+        of.sample("test.jsonl", "test", count, {"1.0": baselines.make("1.0")}, [0])
+    assert [len(row["successes"]) for row in real_table.read(file)] == [2, 3]
+
+
+def test_a_head_and_its_own_control_are_compared_seed_by_seed():
+    """Both seeds are 1/2 ahead of their control; the seeds themselves are far apart.  A rule with fewer chunks: on what both have."""
+    tested = rows_of("head, mean", [[8, 4], [4, 0]]) + rows_of("head, mean, shuffled", [[4, 0], [0, 0]])
+    mean, low, high = real_table.less(tested, "head, mean", "head, mean, shuffled", "Avg")
+    paired = real_table.difference(np.array([[0.5, 0.5], [0.5, 0.0]]), np.zeros((1, 2)))
+    assert (mean, low, high) == pytest.approx(paired)
+    tested += [row | {"chunk": 1} for row in rows_of("head, mean", [[0, 0], [0, 0]])] + rows_of("0.2", [[8, 8]])
+    assert real_table.less(tested, "head, mean", "0.2", "Avg")[0] == pytest.approx(0.5 - 1.0)
+
+
 def test_a_mistake_ends_in_one_line(monkeypatch, capsys):
-    for flags in (["tune"], ["tune", "--model", "nowhere"], ["tune", "--model", "models/modular", "--task", "wrods"]):
+    wrong = ["tune", "--model", "models/modular", "--task", "wrods"]
+    for flags in (
+        ["tune"],
+        ["tune", "--model", "nowhere"],
+        wrong,
+        ["problems", "--task", "wrods"],
+        ["table", "--out", "no"],
+    ):
         monkeypatch.setattr("sys.argv", ["real.py", *flags])
         with pytest.raises(SystemExit) as ended:
             real.main()
@@ -129,6 +168,10 @@ def test_both_sides_trained_and_every_trained_model_under_every_temperature(tmp_
     joint.main()
     lines = (tmp_path / "joint.jsonl").read_text()
     found = {row["policy"] for row in map(json.loads, lines.splitlines())}
+    monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path / "none"), "--table"])
+    joint.main()
+    assert capsys.readouterr().out.endswith("nothing is done yet\n")
+    monkeypatch.setattr("sys.argv", [*words, "--problems", "3"])
     trained = {"head, 1e-4 | own", "head, 1e-4 | own, shuffled", "head, 1e-4 | 0.5", "fixed 0.6, 1e-4 | greedy"}
     assert trained | {"before training | 0.5"} <= found and "fixed 0.6, 1e-4 | own" not in found
     metrics = (tmp_path / "joint-head-1e-4-0" / "metrics.jsonl").read_text().splitlines()

@@ -56,6 +56,8 @@ def of_values(c: config.Config) -> list[str]:
         wrong.append(f"--tau-min {c.tau_min} and --tau-max {c.tau_max} must satisfy 0 < tau_min < tau_max")
     elif not c.tau_min <= c.tau_initial <= c.tau_max:
         wrong.append(f"--tau-initial {c.tau_initial} must lie between --tau-min {c.tau_min} and --tau-max {c.tau_max}")
+    if c.temperature_estimator == "marginal" and c.concentration > 150:
+        wrong.append(f"--concentration {c.concentration} is above 150, too narrow for --temperature-estimator marginal")
     if not 0.4 <= c.concentration <= 1e4:
         wrong.append(f"--concentration {c.concentration} must lie between 0.4 and 10,000")
     if c.advantage not in rl.ADVANTAGES:
@@ -108,9 +110,7 @@ def of_policy(c: config.Config) -> list[str]:
             if kind == "edt" and settings.get("base", 0) > settings.get("tau_max", rule.tau_max):
                 wrong.append(f"--policy {c.policy}: base exceeds tau_max {rule.tau_max}")
         if c.temperature_estimator == "marginal" and kind in ("sequence", "entropy-only"):
-            wrong.append(
-                f"--temperature-estimator marginal needs a head that reads h_t at every token, not --policy {kind}"
-            )
+            wrong.append(f"--policy {kind} does not read h_t at every token: it needs --temperature-estimator sampled")
         if kind == "tampo" and distributed.size() > 1:
             wrong.append("--policy tampo draws one temperature a step, so it runs in one process only")
     except ValueError as error:

@@ -45,11 +45,10 @@ def rehearse(run) -> None:
     c = run.c
     print(announce(run))
     timed(run, 1)  # warms up
-    scale, updates = c.prompts_per_step, c.schedule != "temperature"
-    of_rollout, of_update = timed(run, 1)
-    if scale * (of_rollout + updates * of_update) < 60:
+    scale, of_rollout, of_update = c.prompts_per_step, *timed(run, 1)
+    if scale * (of_rollout + of_update) < 60:
         scale, of_rollout, of_update = 1, *timed(run, c.prompts_per_step)
-    step = scale * (of_rollout + updates * of_update)
+    step = scale * (of_rollout + of_update)
     completions = 2 * len(run.held_out) * (2 * c.eval_samples + 1)
     whole = c.steps * step + completions * scale * of_rollout / (c.prompts_per_step * c.samples_per_prompt)
     measured = "by one prompt" if scale > 1 else "measured whole"
@@ -60,7 +59,7 @@ def rehearse(run) -> None:
 
 
 def timed(run, prompts: int) -> tuple[float, float]:
-    """Seconds for a rollout of so many prompts, and for a token step on it."""
+    """Seconds for a rollout of so many prompts, and for a token step on it where tokens learn."""
     started = time.perf_counter()
     problems, asked, generator = run.ask(0)
     run.policy.begin_step(0, generator)
@@ -70,5 +69,6 @@ def timed(run, prompts: int) -> tuple[float, float]:
     sampled = time.perf_counter()
     advantage = rollout.finished.float() - 0.5  # any values other than 0
     settings = run.token_settings, run.reference, run.gradient
-    rl.token_step(run.transformer, run.optimizers["token"], rollout, advantage, *settings)
+    if run.c.schedule != "temperature":
+        rl.token_step(run.transformer, run.optimizers["token"], rollout, advantage, *settings)
     return sampled - started, time.perf_counter() - sampled

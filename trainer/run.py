@@ -120,7 +120,7 @@ class Run:
         shared = c.samples_per_prompt, self.max_new_tokens, self.eos, generator, stored
         rollout = join([generate(self.sampler, self.policy, part, *shared, stop=self.stop) for part in parts])
         self.guard.rollout(rollout)
-        if keep_reads and c.temperature_estimator == "marginal":
+        if keep_reads and "temperature" in self.optimizers and c.temperature_estimator == "marginal":
             rollout = marginal.explain(self.sampler, self.policy, rollout)
         return rollout
 
