@@ -21,6 +21,7 @@ import torch
 
 import tasks
 import temperature_head
+from models import pretrain
 from problems import words
 from problems.problem import Problem, distinct
 from study.frozen import ScaledHead
@@ -33,14 +34,18 @@ LEAST = 20  # occurrences of a token that is named
 
 
 def with_lines(task: str, count: int) -> list[Problem]:
-    """The tuning problems of `words:n`, their right lines as answers."""
-    steps = task.partition(":")[2] or "3"
+    """Tuning problems, each with a right completion as its answer."""
+    if not task.startswith("words"):
+        asked = tasks.load(task, "tuning", count)
+        lines = [pretrain.demonstrate(problem, random.Random(i), 0.0, 0.0) for i, problem in enumerate(asked)]
+        return [Problem(problem.problem, line) for problem, line in zip(asked, lines)]
+    steps = int(task.partition(":")[2] or "3")
 
-    def one(draw: random.Random):
-        question, line = words.draw_problem(draw, int(steps))
-        return question, Problem(question, line)
+    def one(draw: random.Random) -> tuple[str, Problem]:
+        question, line = words.draw_problem(draw, steps)
+        return question, Problem(question, f" {line}")
 
-    return distinct(one, "tuning", count, f"words tuning {int(steps)}")
+    return distinct(one, "tuning", count, f"words tuning {steps}")
 
 
 @torch.no_grad()
@@ -50,7 +55,7 @@ def choices(subject: Subject, count: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in KINDS}
     for problem in with_lines(subject.task, count):
         ids = tasks.render(problem.problem, subject.vocabulary)
-        own = subject.vocabulary.encode(" " + problem.answer)
+        own = subject.vocabulary.encode(problem.answer)
         with torch.autocast("cpu", torch.bfloat16):  # as in the tree
             hidden = subject.transformer(torch.tensor([ids + own]))[0, len(ids) - 1 : -1]
         top = subject.transformer.unembed(hidden).float().softmax(-1)
@@ -155,14 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a head learned on real text.")
     parser.error = lambda message: parser.exit(2, f"look.py: {message}; --help lists the flags\n")
     parser.add_argument("--model", required=True, help="folder of the model, or its hub id")
-    parser.add_argument("--task", default="words:1", help="words:N [%(default)s]")
+    parser.add_argument("--task", default="words:1", help="a generated task [%(default)s]")
     parser.add_argument("--head", default="", help="folder of a head")
     parser.add_argument("--problems", type=int, default=100, help="tuning problems [%(default)s]")
     parser.add_argument("--keep", default="", help="also write the figures to this file, as JSON")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if not asked.task.startswith("words"):
-        parser.error("--task is words:N, whose right lines are known")
+    if asked.task.partition(":")[0] not in tasks.GENERATED:
+        parser.error(f"--task is one of {', '.join(tasks.GENERATED)}, whose right completions are known")
     try:
         subject = Subject(asked.model, asked.task, Path())
         head = None

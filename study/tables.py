@@ -2,7 +2,7 @@
 
     trials-*.jsonl.gz    trials, as `python -m study.findings --keep` writes them
     look-*.json          what learned temperatures read, as `--keep-look` writes it
-    real-*.jsonl.gz      results on real weights, as study/real.py and study/joint.py write them; real-*-look.json: as study/look.py does
+    real-*.jsonl.gz      results on real weights, as study/real.py and study/joint.py write them; choices-*.json: as study/look.py does
     efficiency.jsonl     curves of study/efficiency.py
     default-*.json       a default run before and after: before.json and after.json of each seed, under one name each
 
@@ -231,7 +231,7 @@ def every_table() -> str:
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     parts |= real_table.kept(KEPT)
-    for file in sorted(KEPT.glob("real-*-look.json")):
+    for file in sorted(KEPT.glob("choices-*.json")):
         of = json.loads(file.read_text())
         parts[file.stem] = look.tables(of["model"], of["head"])
     for file in sorted(KEPT.glob("efficiency.jsonl")):
