@@ -27,7 +27,7 @@ import baselines
 import tasks
 import temperature_head
 from study.frozen import ScaledHead, Settings, train
-from study.real_table import best_of, frontier, read, stage
+from study.real_table import best_of, frontier, names, read, stage
 from study.subject import Subject, Told, append, of_tree
 
 FIXED = ["0.2", "0.4", "0.6", "0.8", "1.0", "1.2"]
@@ -164,10 +164,10 @@ def main() -> None:
             for head in arguments.heads:
                 learn(subject, head, seed, arguments.steps)
     else:
-        chosen = best_of(read(out / "tune.jsonl"), RULES)
+        chosen = best_of(tuned := read(out / "tune.jsonl"), RULES)
         rules |= told
-        if arguments.what == "fresh":
-            chosen += best_of(read(out / "tune.jsonl"), {"told": list(told)})
+        if set(told) <= set(names(tuned)):
+            chosen += best_of(tuned, {"told": list(told)})
         named = fixed | {"greedy": baselines.make("greedy")} | {setting: rules[setting] for setting in chosen}
         heads = {head: head_of(subject, head) for head in arguments.heads}
         if unknown := set(arguments.only) - set(named):
