@@ -24,7 +24,7 @@ METHODS: dict[str, list[str]] = {
     "head": ["--temperature-estimator", "marginal", "--temperature-objective", "pass@4"],
     "fixed 0.6": ["--policy", "0.6"],
 }
-RATES = ("1e-5", "5e-5")
+RATES = ("5e-5", "1e-5")
 EVALUATED = ("0.2", "0.4", "0.6", "0.8", "1.0", "greedy")
 OF_HEAD = ["--tau-min", "0.1", "--tau-initial", "0.8", "--concentration", "20", "--temperature-lr", "1e-3",
            "--temperature-epochs", "4"]  # fmt: skip
