@@ -3,6 +3,7 @@
 A line of the file is one policy with one seed on one chunk of problems, with the successes of each problem.
 """
 
+import copy
 import json
 import os
 import time
@@ -119,41 +120,43 @@ class Subject:
         samples: int = SAMPLES,
         skip: int = 0,
     ) -> None:
-        """Every policy of `named` on `count` problems of a split after the first `skip`, seed by seed and chunk by chunk.
+        """Every policy of `named` with every seed, on `count` problems of a split after the first `skip`, chunk by chunk.
 
         What is done is left out.  `named` is {name: policy}, or {name: function(seed) -> policy or None}, None for a seed
         that is not there.
         """
         problems, path = tasks.load(self.task, split, skip + count)[skip:], self.out / file
         done = {(row["policy"], row["seed"], row["chunk"], len(row["successes"])) for row in read(path)}
-        for seed in seeds:
-            of_seed = {n: p if isinstance(p, temperature_head.Policy) else p(seed) for n, p in named.items()}
-            for chunk in range(-(-count // CHUNK)):
-                some = problems[chunk * CHUNK : (chunk + 1) * CHUNK]
-                todo = {n: p for n, p in of_seed.items() if p is not None and (n, seed, chunk, len(some)) not in done}
-                if todo:
-                    rows = self.sample_chunk(some, todo, samples, 1000 * seed + chunk)
-                    append(
-                        path, [dict(policy=n, seed=seed, chunk=chunk, split=split, **row) for n, row in rows.items()]
-                    )
-
-    def sample_chunk(self, problems, named: dict, samples: int, seed: int) -> dict[str, dict]:
-        """Of each policy, and of each head with its temperatures dealt out anew, one line of results."""
-        started, prompts = time.process_time(), self.prompts(problems)
-        rollouts: dict[str, sample.Rollout] = {}
-        for dealt in (False, True):
-            if dealt:
-                deal = torch.Generator().manual_seed(seed)
-                trained = {n: p for n, p in named.items() if isinstance(p, temperature_head.TemperatureHead)}
-                wanted = {f"{n}, shuffled": Dealt(p, rollouts[n], self.length, deal) for n, p in trained.items()}
-            else:
-                wanted = named
-            if wanted:
-                generators = [torch.Generator().manual_seed(seed) for _ in wanted]
-                of_all = tree.generate(
-                    self.transformer, list(wanted.values()), prompts, samples, self.length, self.stop, generators
+        each = {  # a copy: rules that remember what they saw are sampled for several seeds at once
+            (n, seed): copy.copy(p) if isinstance(p, temperature_head.Policy) else p(seed)
+            for seed in seeds
+            for n, p in named.items()
+        }
+        for chunk in range(-(-count // CHUNK)):
+            some = problems[chunk * CHUNK : (chunk + 1) * CHUNK]
+            todo = {of: p for of, p in each.items() if p is not None and (*of, chunk, len(some)) not in done}
+            if todo:
+                rows = self.sample_chunk(some, todo, samples, chunk)
+                append(
+                    path,
+                    [dict(policy=n, seed=seed, chunk=chunk, split=split, **row) for (n, seed), row in rows.items()],
                 )
-                rollouts |= dict(zip(wanted, of_all))
+
+    def sample_chunk(self, problems, named: dict, samples: int, chunk: int) -> dict[tuple[str, int], dict]:
+        """Of each (policy, seed), and of each head with its temperatures dealt out anew, one line of results."""
+        started, prompts = time.process_time(), self.prompts(problems)
+
+        def drawn(wanted: dict) -> dict[tuple[str, int], sample.Rollout]:
+            generators = [torch.Generator().manual_seed(1000 * seed + chunk) for _, seed in wanted]
+            given = prompts, samples, self.length, self.stop, generators
+            return dict(zip(wanted, tree.generate(self.transformer, list(wanted.values()), *given))) if wanted else {}
+
+        rollouts, dealt = drawn(named), {}
+        for (name, seed), policy in named.items():
+            if isinstance(policy, temperature_head.TemperatureHead):
+                deal = torch.Generator().manual_seed(1000 * seed + chunk)
+                dealt[f"{name}, shuffled", seed] = Dealt(policy, rollouts[name, seed], self.length, deal)
+        rollouts |= drawn(dealt)
         results, seconds = {}, (time.process_time() - started) / len(rollouts)
         for name, rollout in rollouts.items():
             repeated = [p for p in problems for _ in range(samples)]
