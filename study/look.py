@@ -156,6 +156,25 @@ def tables(of_model: dict, of_head: dict | None) -> str:
     return "\n".join(lines)
 
 
+LABELS = {
+    "modular": "three steps modulo 100, 0.4M", "countdown": "Countdown, 0.4M", "smollm2": "SmolLM2-135M, `words:1`",
+    "qwen": "Qwen2.5-Coder-0.5B, `words:3`",
+}  # fmt: skip
+
+
+def beside(of_models: dict[str, dict]) -> str:
+    """Markdown: `choices` of several models side by side, by their names in LABELS."""
+    lines = ["| model | right operator is not the likeliest | its probability over the likeliest's | likeliest wrong operand over "
+             "the right one | the same of results | right digit of a result is not the likeliest |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for name in LABELS.keys() & of_models.keys():
+        operand, operator, result = (of_models[name][kind] for kind in ("operand", "operator", "result"))
+        figures = f"{operator['useful']:.2f} | {operand['mistake']:.2f} | {result['mistake']:.2f}"
+        lines.append(
+            f"| {LABELS[name]} | {100 * operator['missed']:.0f}% | {figures} | {100 * result['missed']:.0f}% |"
+        )
+    return "\n".join(lines[:2] + sorted(lines[2:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a head learned on real text.")
     parser.error = lambda message: parser.exit(2, f"look.py: {message}; --help lists the flags\n")

@@ -107,6 +107,8 @@ def primary_of_sum(tested: list[dict], head: str = "head, plain") -> list[str]:
         found = less(tested, head, rival, "Sum", 0.975)
         bounds = shown(found, "+")
         lines.append(f"{head}, Avg@8 + Pass@8 less that of {rival}: {bounds}, {len(own)} seeds")
+    for told in (name for name in names(tested) if name.startswith("told")):
+        lines.append(f"{told}, the same less that of {best}, at 95%: {shown(less(tested, told, best, 'Sum'), '+')}")
     return lines
 
 
@@ -170,9 +172,23 @@ def against(rows: list[dict], heads: tuple[str, ...] = ("head, mean", "head, pas
     return "\n".join(lines)
 
 
+def of_each_seed(rows: list[dict]) -> str:
+    """A line a head: Avg@8/Pass@8 of its seeds, and the mean temperature of operators."""
+    lines = []
+    for name in (name for name in names(rows) if name.startswith("head") and not name.endswith("its mean")):
+        avg, some = (100 * per_problem(rows, name, metric).mean(1) for metric in METRICS)
+        told = []
+        for seed, figures in enumerate(zip(avg, some)):
+            pairs = [r["classes"].get("operator", (0, 0)) for r in rows if (r["policy"], r["seed"]) == (name, seed)]
+            total, count = (sum(column) for column in zip(*pairs))
+            told.append("{:.1f}/{:.1f}".format(*figures) + (f" ({total / count:.2f})" if count else ""))
+        lines.append(f"{name}, Avg@8/Pass@8 of each seed (tau of operators): {', '.join(told)}")
+    return "\n".join(lines)
+
+
 def stage(rows: list[dict]) -> str:
     """Everything of one file of results."""
-    parts = [policies(rows), against(rows), "\n".join([*primary(rows), *primary_of_sum(rows)])]
+    parts = [policies(rows), of_each_seed(rows), against(rows), "\n".join([*primary(rows), *primary_of_sum(rows)])]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -201,7 +217,7 @@ def both_trained(rows: list[dict]) -> str:
 
 
 def frontier(rows: list[dict], out: Path) -> None:
-    """Avg@8 against Pass@8: fixed temperatures as a curve, rules in grey, heads in blue, their controls hollow."""
+    """Avg@8 against Pass@8: fixed temperatures as a curve, rules in grey, heads in blue with their seeds, their controls hollow."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -216,6 +232,9 @@ def frontier(rows: list[dict], out: Path) -> None:
         if name == "greedy":
             continue
         colour = COLOURS["head" if name.startswith("head") else "rival"]
+        if name.startswith("head") and not name.endswith(("shuffled", "its mean")):  # each seed, small
+            seeds = [100 * per_problem(rows, name, metric).mean(1) for metric in METRICS]
+            axis.plot(*seeds, ".", color=colour, markersize=5, alpha=0.5, zorder=2)
         control = name.endswith(("shuffled", "its mean")) or name.startswith("told")
         axis.plot(x, y, "o", color=colour, markersize=6, fillstyle="none" if control else "full", zorder=3)
         texts.append((short(name).removeprefix("fixed "), x, y, colour if name.startswith("head") else "0.35"))

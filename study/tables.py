@@ -231,9 +231,11 @@ def every_table() -> str:
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     parts |= real_table.kept(KEPT)
-    for file in sorted(KEPT.glob("choices-*.json")):
-        of = json.loads(file.read_text())
-        parts[file.stem] = look.tables(of["model"], of["head"])
+    choices = {file.stem: json.loads(file.read_text()) for file in sorted(KEPT.glob("choices-*.json"))}
+    parts |= {name: look.tables(of["model"], of["head"]) for name, of in choices.items()}
+    parts["Choices beside mistakes"] = look.beside(
+        {name.removeprefix("choices-"): of["model"] for name, of in choices.items()}
+    )
     for file in sorted(KEPT.glob("efficiency.jsonl")):
         parts[file.stem] = efficiency.table(real_table.read(file))
     for file in sorted(KEPT.glob("default-*.json")):

@@ -215,7 +215,8 @@ def test_the_second_rounds_endpoints():
         *rows_of("head, plain", [[4, 4, 0, 0], [4, 4, 4, 0], [4, 4, 0, 0]]), *rows_of("head, plain, shuffled", [[2, 0, 0, 0]] * 3),
         *rows_of("0.2", [[8, 0, 0, 0]]), *rows_of("1.0", [[1, 1, 0, 0]]), *rows_of("told 0.8 and 0.2", [[8, 8, 8, 8]]),
     ]  # fmt: skip
-    best, control = real_table.primary_of_sum(tested)
+    best, control, told = real_table.primary_of_sum(tested)
+    assert told.startswith("told 0.8 and 0.2, the same less that of 1.0, at 95%: +143.8 [")
     assert best.startswith("head, plain, Avg@8 + Pass@8 less that of 1.0: +31.2 [") and best.endswith("3 seeds")
     assert control.startswith("head, plain, Avg@8 + Pass@8 less that of head, plain, shuffled: +56.2 [")
 
