@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine import draw as drawing
 from temperature_head import TemperatureHead
 
 VOCABULARY = 17
+SAMPLED = [field for field in fields(sample.Rollout) if field.name != "likelihood"]  # engine/marginal.py adds that one
 EOS = {3, 5}
 PROMPTS = [[3, 7, 1], [9], [4, 5, 3, 8, 8, 2], [0, 0]]  # ragged; end-of-text ids and padding ids inside
 PER_TOKEN = ("mask", "temperatures", "changed", "z", "token_log_probs", "temperature_log_probs", "entropies", "reads")
@@ -238,7 +238,7 @@ def test_the_generator_fixes_every_draw_and_nothing_else_does(transformer, cutti
     first, state = draw(transformer, cutting_head), torch.get_rng_state()
     torch.manual_seed(2)
     again = draw(transformer, cutting_head)
-    for field in fields(sample.Rollout):
+    for field in SAMPLED:
         assert torch.equal(getattr(first, field.name), getattr(again, field.name)), field.name
     assert not torch.equal(first.tokens, draw(transformer, cutting_head, seed=1).tokens)
     torch.manual_seed(1)
@@ -463,7 +463,7 @@ def test_logits_that_are_no_numbers_give_some_token_and_no_probability(vocabular
 def test_a_rollout_is_made_of_ordinary_tensors(transformer, cutting_head):
     """It is drawn in inference mode, whose tensors training could neither save for a backward pass nor write to."""
     rollout = sample.generate(transformer, cutting_head, [[1, 2], [3]], 4, 6, EOS, keep_reads=True)
-    kept = {field.name: getattr(rollout, field.name) for field in dataclasses.fields(rollout)}
+    kept = {field.name: getattr(rollout, field.name) for field in SAMPLED}
     assert not [name for name, value in kept.items() if value.is_inference()] and len(kept) == 13
 
 
@@ -474,7 +474,7 @@ def test_rows_of_a_rollout(transformer, cutting_head):
         part = rollout.rows(torch.tensor(index))
         width = int(lengths[index].max())
         assert part.completions() == [rollout.completions()[row] for row in index]
-        for field in fields(sample.Rollout):
+        for field in SAMPLED:
             whole, got = getattr(rollout, field.name)[index], getattr(part, field.name)
             assert torch.equal(got, whole[:, :width] if whole.dim() > 1 else whole), field.name
 
@@ -487,7 +487,7 @@ def test_join_puts_rollouts_of_different_widths_together(transformer, cutting_he
     for place, part in enumerate(parts):
         index = torch.arange(4 * place, 4 * place + 4)
         alone, back = part.rows(torch.arange(4)), joined.rows(index)
-        for field in fields(sample.Rollout):
+        for field in SAMPLED:
             assert torch.equal(getattr(alone, field.name), getattr(back, field.name)), field.name
     without = sample.join([sample.generate(transformer, cutting_head, [[1]], 2, 3, EOS) for _ in range(2)])
     uncut = sample.generate(transformer, baselines.Fixed(1.0), [[1]], 2, 3, EOS)
