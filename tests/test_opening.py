@@ -260,7 +260,8 @@ def test_ctrl_c_ends_a_command_without_a_traceback_also_while_it_imports(command
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert process.returncode in (130, 0) and "Traceback" not in error, error
+    ended = (130, 0, -signal.SIGINT)  # the last: so late that the interpreter has let go of the signal
+    assert process.returncode in ended and "Traceback" not in error, error
 
 
 def test_three_broken_rollouts_in_a_row_stop_a_run_that_nothing_else_would_stop():

@@ -128,6 +128,9 @@ def supervise(name: str, prepare, work) -> None:
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
                 print(visible(f"{name}: {error}"), file=sys.stderr)
+            else:
+                with contextlib.suppress(KeyboardInterrupt):
+                    time.sleep(10)  # torchrun ends all processes when one ends, and the first has something to say
             checkpoint.remove_new_folders()
             sys.exit(2)
         work(run)
