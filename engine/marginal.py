@@ -10,8 +10,8 @@ The reward depends on the tokens alone, so the second is the conditional expecta
 the same mean and less variance (Rao-Blackwell): where a token is sure, every temperature explains it, and the drawn one gets no
 credit.  This is not in the paper.  It costs a softmax for each tau_k at each sampled token, and a loop over the completion.
 
-The grid is even.  It is exact for Betas that are wide beside its cells, as at the start.  Narrow ones (a + b above 150) and those
-that pile up at an end of the range (a or b well below 1) it sees blurred: there the gradient has the right sign and a wrong size.
+The grid is even.  For a Beta that is wide beside its cells, as at the start, the sum is exact to rounding.  A narrow one (a + b above
+150), or one that piles up at an end of the range (a or b of 1 and less), is blurred, and its gradient has a wrong size.
 
 `explain` puts what this needs into the rollout; `temperature_step` stands in for rl.temperature_step.
 """
@@ -77,10 +77,8 @@ def log_prob(head, rollout) -> Tensor:
     """(N,) log m_phi(y_t | y_<t) of the sampled tokens, in the order of the mask, differentiable in phi."""
     mask = rollout.mask
     rows, columns = mask.nonzero(as_tuple=True)
-    at = (
-        rows,
-        columns - columns.min(),
-    )  # of (B, C); other places are prompt or padding: a closed gate, and all taus alike
+    # Places of (B, C).  All others are prompt or padding: there the gate is closed, and every tau is as likely.
+    at = rows, columns - columns.min()
     shape = len(mask), int(at[1].max()) + 1
     gate, alpha, beta = head(rollout.reads[mask.to(rollout.reads.device)].to(mask.device))
     opens = gate.new_zeros(shape).index_put(at, torch.sigmoid(gate))[..., None]

@@ -19,26 +19,21 @@ import tokenizer
 from files import weights
 from study.real_table import both_trained, read
 from study.subject import Subject
+from trainer import checks
 
-METHODS: dict[str, list[str]] = {
-    "head": ["--temperature-estimator", "marginal", "--temperature-objective", "pass@4"],
-    "fixed 0.6": ["--policy", "0.6"],
-}
+METHODS = {"head": "own", "fixed 0.6": "0.6"}  # the policy that it trains under
 RATES = ("5e-5", "1e-5")
 EVALUATED = ("0.2", "0.4", "0.6", "0.8", "1.0", "greedy")
-OF_HEAD = ["--tau-min", "0.1", "--tau-initial", "0.8", "--concentration", "20", "--temperature-lr", "1e-3",
-           "--temperature-epochs", "4"]  # fmt: skip
 BEFORE = "before training"
 
 
 def words_of(method: str, rate: str, seed: int, asked: argparse.Namespace, folder: Path) -> list[str]:
-    """The command line of a trial: 64 completions a step."""
+    """The command line of a trial: a preset for real weights, with tokens that learn too."""
     flags = dict(
-        model=asked.model, task=asked.task, steps=asked.steps, prompts_per_step=8, samples_per_prompt=8, token_lr=rate,
-        seed=seed, eval_every=0, print_every=0, final_problems=8, save_every=8, keep_checkpoints=1, out=folder,
+        preset="smollm2-135m-words", schedule="every", policy=METHODS[method], token_lr=rate, model=asked.model, task=asked.task,
+        steps=asked.steps, seed=seed, print_every=0, final_problems=8, save_every=8, keep_checkpoints=1, out=folder,
     )  # fmt: skip
-    words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    return ["train.py", *words, *METHODS[method], *(OF_HEAD if "--policy" not in METHODS[method] else [])]
+    return ["train.py", *(word for name, value in flags.items() for word in (checks.flag(name), str(value)))]
 
 
 def train(method: str, rate: str, seed: int, asked: argparse.Namespace) -> Path:

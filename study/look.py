@@ -122,14 +122,8 @@ def figures(of: dict[str, np.ndarray]) -> dict:
     share = {name: explained(of["mean_tau"][order], features[order]) for name, features in told.items()}
     taus = {"right": of["tau"][of["right"] == 1], "wrong": of["tau"][of["right"] != 1]}
     verdicts = {name: float(some.mean()) if len(some) else float("nan") for name, some in taus.items()}
-    return dict(
-        by_class=by_class,
-        by_entropy=by_entropy,
-        hot=means[::-1][:10],
-        cold=means[:10],
-        explained=share,
-        verdicts=verdicts,
-    )
+    hot, cold = means[::-1][:10], means[:10]
+    return dict(by_class=by_class, by_entropy=by_entropy, hot=hot, cold=cold, explained=share, verdicts=verdicts)
 
 
 def tables(of_model: dict, of_head: dict | None) -> str:
@@ -191,9 +185,10 @@ def main() -> None:
         subject = Subject(asked.model, asked.task, Path())
         head = None
         if asked.head:
-            head = temperature_head.load(
-                asked.head, kinds={"scaled": ScaledHead, "own": temperature_head.TemperatureHead}
-            )
+            kinds = {"scaled": ScaledHead, "own": temperature_head.TemperatureHead}
+            head = temperature_head.load(asked.head, kinds=kinds)
+            if head.settings["d_model"] != (size := subject.transformer.config.d_model):
+                raise ValueError(f"{asked.head} was made for hidden states of another size than this model's {size}")
     except (ValueError, OSError) as error:
         parser.exit(2, f"look.py: {error}\n")
     of_model = choices(subject, asked.problems)

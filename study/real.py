@@ -173,10 +173,9 @@ def main() -> None:
         if unknown := set(arguments.only) - set(named):
             parser.error(f"--only {min(unknown)!r} is none of: {', '.join(named)}")
         named = {name: policy for name, policy in named.items() if not arguments.only or name in arguments.only}
-        # A rule does not learn: on the fresh problems it is sampled once.
-        file, skip, of_rules = (
-            ("test.jsonl", 0, arguments.seeds) if arguments.what == "test" else ("fresh.jsonl", 200, 1)
-        )
+        file, skip, of_rules = "test.jsonl", 0, arguments.seeds
+        if arguments.what == "fresh":
+            file, skip, of_rules = "fresh.jsonl", 200, 1  # a rule does not learn: here it is sampled once
         where = dict(file=file, split="test", count=arguments.problems or (300 if skip else 200), skip=skip)
         subject.sample(named=heads | named, seeds=range(of_rules), **where)
         subject.sample(named=heads, seeds=range(arguments.seeds), **where)

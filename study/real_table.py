@@ -53,8 +53,8 @@ def best_of(tuned: list[dict], families: dict[str, list[str]]) -> list[str]:
 def difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean and bounds of first - second, (seeds, problems) each, on the same problems.
 
-    Variances add up, each with the square of Student's quantile: of the problems, and of each side's seeds.  What has one seed adds no variance of seeds: right for a rule, which does not learn.  Of a head with one seed the interval is
-    over the problems alone and says nothing of other seeds."""
+    Variances add up, each with the square of Student's quantile: of the problems, and of each side's seeds.  What has one seed adds
+    none of seeds.  That is right for a rule, which does not learn.  Of a head with one seed the interval says nothing of others."""
     width = first.shape[1]
     less = first.mean(0) - second.mean(0)
     square = intervals.student(width - 1, level) ** 2 * less.var(ddof=1) / width
@@ -88,8 +88,7 @@ def primary(tested: list[dict]) -> list[str]:
         floor = per_problem(tested, head, "Avg").mean() if metric == "Pass" else -1.0
         able = [name for name in rules if per_problem(tested, name, "Avg").mean() >= floor] or rules
         rival = max(able, key=lambda name: per_problem(tested, name, metric).mean())
-        found = less(tested, head, rival, metric, 0.975)
-        bounds = shown(found, "+")
+        bounds = shown(less(tested, head, rival, metric, 0.975), "+")
         fewer = " (no rule has its Avg@8: of all rules)" if metric == "Pass" and able is rules else ""
         lines.append(f"{head}, {metric}@8 less that of {rival}{fewer}: {bounds}, {len(own)} seeds")
     return lines
@@ -104,8 +103,7 @@ def primary_of_sum(tested: list[dict], head: str = "head, plain") -> list[str]:
     best = max(rules, key=lambda name: per_problem(tested, name, "Sum").mean())
     lines = []
     for rival in (best, f"{head}, shuffled"):
-        found = less(tested, head, rival, "Sum", 0.975)
-        bounds = shown(found, "+")
+        bounds = shown(less(tested, head, rival, "Sum", 0.975), "+")
         lines.append(f"{head}, Avg@8 + Pass@8 less that of {rival}: {bounds}, {len(own)} seeds")
     for told in (name for name in names(tested) if name.startswith("told")):
         lines.append(f"{told}, the same less that of {best}, at 95%: {shown(less(tested, told, best, 'Sum'), '+')}")

@@ -111,15 +111,8 @@ class Subject:
         return sums
 
     def sample(
-        self,
-        file: str,
-        split: str,
-        count: int,
-        named: dict,
-        seeds: Iterable[int],
-        samples: int = SAMPLES,
-        skip: int = 0,
-    ) -> None:
+        self, file: str, split: str, count: int, named: dict, seeds: Iterable[int], samples: int = SAMPLES, skip: int = 0,
+    ) -> None:  # fmt: skip
         """Every policy of `named` with every seed, on `count` problems of a split after the first `skip`, chunk by chunk.
 
         What is done is left out.  `named` is {name: policy}, or {name: function(seed) -> policy or None}, None for a seed
@@ -137,10 +130,8 @@ class Subject:
             todo = {of: p for of, p in each.items() if p is not None and (*of, chunk, len(some)) not in done}
             if todo:
                 rows = self.sample_chunk(some, todo, samples, chunk)
-                append(
-                    path,
-                    [dict(policy=n, seed=seed, chunk=chunk, split=split, **row) for (n, seed), row in rows.items()],
-                )
+                found = [dict(policy=n, seed=seed, chunk=chunk, split=split, **row) for (n, seed), row in rows.items()]
+                append(path, found)
 
     def sample_chunk(self, problems, named: dict, samples: int, chunk: int) -> dict[tuple[str, int], dict]:
         """Of each (policy, seed), and of each head with its temperatures dealt out anew, one line of results."""
@@ -193,7 +184,5 @@ def majority(texts: list[str], right: torch.Tensor) -> list[int]:
 
 def append(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(
-            "".join(json.dumps(row) + "\n" for row in rows)
-        )  # at once: a policy and its control are there or not
+    with path.open("a") as file:  # in one write: a head and its control are both there, or neither
+        file.write("".join(json.dumps(row) + "\n" for row in rows))

@@ -41,6 +41,19 @@ def byte_level(folder: Path, *special: str, **settings):
 
 
 @pytest.fixture
+def transformer():
+    """A random decoder of 11 tokens; files that need another have their own."""
+    import model  # after the threads are set
+
+    torch.manual_seed(0)
+    sizes = dict(d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, d_mlp=24, max_length=40)
+    made = model.Transformer(model.Config(vocab_size=11, tied=True, **sizes))
+    with torch.no_grad():
+        made.embed.weight.mul_(0.25)
+    return made
+
+
+@pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the folder of real data, {SHARED.name}/ beside the repository")

@@ -6,22 +6,8 @@ import pytest
 import torch
 
 import baselines
-import model
 import sample
 from study import frozen, tree
-
-CONFIG = model.Config(
-    vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, d_mlp=24, max_length=40, tied=True
-)  # fmt: skip
-
-
-@pytest.fixture
-def transformer():
-    torch.manual_seed(0)
-    made = model.Transformer(CONFIG)
-    with torch.no_grad():
-        made.embed.weight.mul_(0.25)
-    return made
 
 
 def test_a_tree_draws_what_generate_draws(transformer):

@@ -13,7 +13,6 @@ import torch
 
 import baselines
 import config
-import model
 import rl
 import sample
 import temperature_head
@@ -23,19 +22,6 @@ from temperature_head import TemperatureHead
 from token_policy import token_policy
 from trainer import checks
 from trainer.prepare import prepare
-
-CONFIG = model.Config(
-    vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, d_mlp=24, max_length=40, tied=True
-)  # fmt: skip
-
-
-@pytest.fixture
-def transformer():
-    torch.manual_seed(0)
-    made = model.Transformer(CONFIG)
-    with torch.no_grad():
-        made.embed.weight.mul_(0.25)
-    return made
 
 
 def drawn_by(transformer, head, prompts, samples, length, eos=99):
