@@ -24,7 +24,7 @@ import tasks
 import train
 from display import log
 from engine import gradient
-from trainer import checkpoint, checks, run
+from trainer import checkpoint, checks, faults, run
 
 ROOT = Path(__file__).resolve().parent.parent
 base, in_process = test_checkpoint.base, test_checkpoint.in_process  # fixtures
@@ -349,3 +349,19 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
 def test_the_number_of_checkpoints_is_at_least_one():
     with pytest.raises(ValueError, match="--keep-checkpoints is 0 and must be at least 1"):
         checks.validate(config.Config(keep_checkpoints=0))
+
+
+def test_under_torchrun_the_others_wait_for_the_process_that_says_what_was_wrong(monkeypatch, capsys):
+    """torchrun ends all when one ends: the silent ones must not be the first."""
+    waited = []
+    monkeypatch.setattr(faults.time, "sleep", waited.append)
+    for first in (True, False):
+        monkeypatch.setattr(faults.distributed, "is_first_here", lambda first=first: first)
+        with pytest.raises(SystemExit) as ended:
+            faults.supervise("train.py", wrong, None)
+        assert ended.value.code == 2 and capsys.readouterr().err == "train.py: a mistake\n" * first
+    assert waited == [10]
+
+
+def wrong():
+    raise ValueError("a mistake")

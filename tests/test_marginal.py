@@ -20,7 +20,7 @@ import train as training
 from engine import marginal
 from temperature_head import TemperatureHead
 from token_policy import token_policy
-from trainer import checks
+from trainer import checks, opening
 from trainer.prepare import prepare
 
 
@@ -182,6 +182,17 @@ def test_theta_explains_the_tokens_that_it_drew(tmp_path, monkeypatch):
         c.temperature_estimator = "marginal"  # as a preset may say
         training.train(c, prepare(c))
     assert order == ["explain", "tokens"] * 2 + ["tokens"] * 2
+
+
+@pytest.mark.parametrize("policy", ["0.7", "tampo"])
+def test_a_policy_without_a_head_is_never_asked(tmp_path, policy, capsys):
+    """A preset may name the estimator; a dry run stores what the policy read in any case."""
+    words = ["--preset", "smollm2-135m-words", "--model", "models/modular", "--task", "modular", "--schedule", "every"]
+    run = prepare(
+        config.parse([*words, "--policy", policy, "--dry-run", "--final-problems", "2", "--out", str(tmp_path)])
+    )
+    opening.rehearse(run)
+    assert "a step takes about" in capsys.readouterr().out
 
 
 def test_train_learns_by_it_and_resumes(tmp_path):
