@@ -120,11 +120,10 @@ def supervise(name: str, prepare, work) -> None:
     """work(prepare()) as the command `name`.  Every expected end prints one line.  A user's mistake has exit code 2."""
     from trainer import checkpoint  # it imports this file
 
-    at_once()
     run = None
     try:
         try:
-            run = prepare()
+            run = prepare()  # it imports more, and C++ that meets a KeyboardInterrupt aborts: environment.py still ends it
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
                 print(visible(f"{name}: {error}"), file=sys.stderr)
@@ -133,6 +132,7 @@ def supervise(name: str, prepare, work) -> None:
                     time.sleep(10)  # torchrun ends all processes when one ends, and the first has something to say
             checkpoint.remove_new_folders()
             sys.exit(2)
+        at_once()
         work(run)
         checkpoint.remove_new_folders()
         distributed.stop()
