@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import eval as evaluation
-from study import compare, efficiency, introspect, look, real_table
+from study import compare, efficiency, introspect, look, rates, real_table
 from study.compare import Methods, difference, interval, per_problem
 from study.results import read
 
@@ -181,40 +181,11 @@ def cuts_table(found: dict[str, Methods]) -> str:
     return table(["", "less", "Avg@8", "Pass@8"], rows)
 
 
-def map_table(found: dict[str, Methods]) -> str:
-    """A row a rate and method: its own policy, greedily, and on the tuning problems by which the default run is chosen."""
-    rows = []
-    for regime, methods in found.items():
-        for name, results in methods.items():
-            cells = [regime.removesuffix("-long"), name, str(len(results))]
-            cells += [shown(interval(results, metric)) for metric in ("Avg", "Pass")]
-            cells.append(shown(interval(results, "Avg", "greedy")) if "greedy" in results[0]["evaluations"] else "")
-            tuned = [r["tuning"] for r in results if "tuning" in r]
-            score = [100 * (of["own"]["Avg@8"] + of["own"]["Pass@8"]) for of in tuned]
-            rises = [100 * (of["greedy"]["Avg@1"] - of["greedy, before"]["Avg@1"]) for of in tuned]
-            cells.append(f"{np.mean(score):.1f}" if tuned else "")
-            cells.append(", ".join(f"{rise:+.1f}" for rise in rises))
-            rows.append(cells)
-    names = [
-        "token rate",
-        "method",
-        "seeds",
-        "Avg@8",
-        "Pass@8",
-        "greedy",
-        "tuning: Avg@8 + Pass@8",
-        "tuning: greedy rises by",
-    ]
-    return table(names, rows)
-
-
 def of_study(found: dict[str, Methods]) -> str:
     """Every table of one study."""
     parts = {name: accuracy_table(methods) for name, methods in found.items()}
     parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
-    if any("tuning" in r for methods in found.values() for results in methods.values() for r in results):
-        parts["The map"] = map_table(found)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
 
 
@@ -228,6 +199,7 @@ def every_table() -> str:
     kept = studies()
     parts = {"Primary endpoints": primary_table(kept)}
     parts["The same against rules that cut"] = primary_table(kept, cuts=True)
+    parts["The map"] = f"{rates.table(whole := rates.gathered(kept))}\n\n{rates.choice(whole)}"
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     parts |= real_table.kept(KEPT)

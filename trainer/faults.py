@@ -123,7 +123,9 @@ def supervise(name: str, prepare, work) -> None:
     run = None
     try:
         try:
-            run = prepare()  # it imports more, and C++ that meets a KeyboardInterrupt aborts: environment.py still ends it
+            run = (
+                prepare()
+            )  # it imports more, and C++ that meets a KeyboardInterrupt aborts: environment.py still ends it
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
                 print(visible(f"{name}: {error}"), file=sys.stderr)
