@@ -6,7 +6,7 @@
     efficiency.jsonl     curves of study/efficiency.py
     default-*.json       a default run before and after: before.json and after.json of each seed, under one name each
 
-RESULTS.md has the few tables that matter, and a test compares it with these.
+RESULTS.md, REAL.md and TOYS.md have the tables that matter, and a test compares them with these.
 
 The primary endpoint of a study, one for each regime: Pass@8 of the head with the paper's objective, less that of the rival with
 the highest Pass@8.  Rivals are all that choose a temperature alone: fixed ones, their tokens decoded in other ways too, rules, and

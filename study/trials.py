@@ -147,7 +147,7 @@ MAP_METHODS = (
 
 
 def map_plan() -> tuple[Size, list[Trial]]:
-    """The learning rate of the tokens against the method, 300 steps, on the default run's task; see RESULTS.md.
+    """The learning rate of the tokens against the method, 300 steps, on the default run's task; see TOYS.md.
 
     What decides most comes first: the three seeds of the head, which choose the default run.  The other methods at 3e-6 are kept
     from before (study/rates.py)."""

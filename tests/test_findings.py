@@ -210,14 +210,14 @@ FIGURE = re.compile(r"(?<![\w.-])\d{1,2}\.\d{1,2}(?![\w-]|\.\d)")
 
 
 def told() -> str:
-    """RESULTS.md without what other people measured, and what has its own record."""
-    text = (ROOT / "study/RESULTS.md").read_text(encoding="utf-8")
+    """RESULTS.md and TOYS.md without what other people measured, and what has its own record."""
+    text = "\n".join((ROOT / "study" / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "TOYS.md"))
     for title in ("Related work", "Commands"):
         text = re.sub(rf"## {title}\n.*?(?=\n## |\Z)", "", text, flags=re.S)
     return text
 
 
-def test_every_row_interval_and_figure_of_RESULTS_is_one_of_the_kept_trials():
+def test_every_row_interval_and_figure_of_RESULTS_and_TOYS_is_one_of_the_kept_trials():
     text, every = told(), tables.every_table()
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("|")).replace("/", " ")
     settings = {"0.4", "0.2", "97.5"}  # millions of parameters; a share of min-p; a level
