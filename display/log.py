@@ -58,6 +58,18 @@ def measure(rollout: sample.Rollout, rewards: torch.Tensor, problems: list[tasks
     return metrics
 
 
+def learned(before: dict, after: dict) -> list[str]:
+    """One line: how many problems the greedy answers gained and lost, so that nobody has to guess whether the tokens learned.
+
+    >>> learned({"solved": [1, 0, 0]}, {"solved": [0, 1, 1]})
+    ['greedy answers: 2 problems solved that were not before, 1 no longer, of 3']
+    """
+    pairs = list(zip(before.get("solved", ()), after.get("solved", ())))
+    gained, lost = sum(now > then for then, now in pairs), sum(now < then for then, now in pairs)
+    said = f"greedy answers: {gained:,} problems solved that were not before, {lost:,} no longer, of {len(pairs):,}"
+    return [said] if pairs else []
+
+
 def flat(summary: dict) -> dict[str, float]:
     """An evaluation as metrics: its figures, and the ends of their intervals.
 
@@ -211,4 +223,6 @@ class Log:
         self.close()
         names = ("report", "curves", "completions by temperature")
         drawn = [f"{name}: {file}" for name, file in zip(names, report.draw(self.run))]
-        return "\n".join(["", table, "", *drawn])
+        return "\n".join(
+            ["", table, "", *learned(rows.get("before, greedy", {}), rows.get("after, greedy", {})), *drawn]
+        )

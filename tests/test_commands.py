@@ -155,6 +155,7 @@ def test_a_run_logs_every_step(trained):
 def test_a_run_ends_with_a_table_of_before_and_after(trained):
     run, printed = trained
     table = (run / "table.md").read_text().strip()
+    assert re.search(r"greedy answers: \d problems solved that were not before, \d no longer, of 3\n", printed)
     assert table in printed and "run.png" in printed and "heat_map.png" in printed and "report.html" in printed
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert rows == [f"{when}, {policy}" for when in ("before", "after") for policy in ("own", "1.0", "greedy")]

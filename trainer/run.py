@@ -163,7 +163,7 @@ class Run:
             if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
                 count = min(c.eval_problems, len(self.held_out))  # evenly spaced: the first may be the easiest
                 some = [self.held_out[i * len(self.held_out) // count] for i in range(count)]
-                self.metrics |= log.flat(self.evaluate(self.policy, some))
+                self.metrics |= log.flat(self.evaluate(self.policy, some).summary())
             self.logs.metrics(self.metrics)
             is_best = any(name.startswith("eval/") for name in self.metrics)
             is_best = is_best and checkpoint.best_step(self.folder) == step + 1
@@ -188,17 +188,18 @@ class Run:
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, policy, problems: list[tasks.Problem]) -> dict:
+    def evaluate(self, policy, problems: list[tasks.Problem]) -> evaluation.Evaluation:
         c = self.c
-        of = evaluation.evaluate(
+        return evaluation.evaluate(
             self.sampler, self.vocabulary, policy, problems, c.eval_samples, self.max_new_tokens, c.prompt,
             rows=c.rollout_rows, own_reward=self.own_reward,
         )  # fmt: skip
-        return of.summary()
 
     def evaluate_all(self) -> dict[str, dict]:
         by_name = {self.c.policy: self.policy, "1.0": baselines.make("1.0"), "greedy": baselines.make("greedy")}
-        return {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
+        found = {name: self.evaluate(policy, self.held_out) for name, policy in by_name.items()}
+        solved = {"solved": found["greedy"].right.tolist()}  # the report says how many of these the tokens changed
+        return {name: of.summary() | (solved if name == "greedy" else {}) for name, of in found.items()}
 
     def look(self, when: str, step: int) -> None:
         """Write completions of some held-out problems to the log, before and after."""
