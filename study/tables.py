@@ -199,7 +199,7 @@ def every_table() -> str:
     kept = studies()
     parts = {"Primary endpoints": primary_table(kept)}
     parts["The same against rules that cut"] = primary_table(kept, cuts=True)
-    parts["The map"] = f"{rates.table(whole := rates.gathered(kept))}\n\n{rates.choice(whole)}"
+    parts["The map"] = f"{rates.table(rates.gathered(kept))}\n\n{rates.choice(kept['map'])}"
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     parts |= real_table.kept(KEPT)

@@ -12,7 +12,7 @@ import torch
 
 import tasks
 import temperature_head
-from study import findings, frontier, introspect, tables, trials
+from study import findings, frontier, introspect, rates, tables, trials
 from study.results import keep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,10 +50,10 @@ def test_the_primary_endpoint_is_pass_at_8_less_the_best_rival_and_no_more_than_
         return [{"evaluations": {"own": {"samples": 8, "successes": draw.binomial(8, rate, 400)}}} for rate in rates]
 
     rivals = {"fixed 0.7": results([0.05] * 3), "EDT": results([0.1] * 3), "min-p": results([0.9] * 3)}
-    for rates, said in (([0.2] * 3, "ahead"), ([0.05, 0.1, 0.4], "level"), ([0.02] * 3, "behind"), ([0.2], "one seed")):
-        row = tables.primary_table({"s": {"frozen": rivals | {"head, mean": results(rates)}}}).splitlines()[-1]
+    for seeds, said in (([0.2] * 3, "ahead"), ([0.05, 0.1, 0.4], "level"), ([0.02] * 3, "behind"), ([0.2], "one seed")):
+        row = tables.primary_table({"s": {"frozen": rivals | {"head, mean": results(seeds)}}}).splitlines()[-1]
         cells = row.strip("| ").split(" | ")
-        assert cells[:3] == ["s", "frozen", f"head, mean ({len(rates)})"]
+        assert cells[:3] == ["s", "frozen", f"head, mean ({len(seeds)})"]
         assert cells[3].endswith("(EDT)") and cells[4] == said, "a rule that cuts is no rival here"
     assert tables.primary_table({"s": {"frozen": rivals}}) == ""
 
@@ -68,6 +68,39 @@ def test_the_best_of_a_column_is_bold_whoever_it_is():
     assert [cell.startswith("**") for cell in greedy[2:4]] == [True, False], "it is right every second time"
     assert greedy[3] == "" and [cell.startswith("**") for cell in head[2:4]] == [False, True], "the first of equals"
     assert [cell.startswith("**") for cell in cut[2:4]] == [False, False]
+
+
+def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_seed_and_then_the_highest_sum(tmp_path):
+    def result(score: float, greedy: float) -> dict:
+        own = {"samples": 8, "successes": [8, 0]}
+        tuning = {
+            "own": {"Avg@8": 0.1, "Pass@8": score - 0.1},
+            "greedy": {"Avg@1": greedy},
+            "greedy, before": {"Avg@1": 0.04},
+        }
+        return {"evaluations": {"own": own, "greedy": {"samples": 1, "successes": [1, 1]}}, "tuning": tuning}
+
+    head = rates.MAP_METHODS[0]
+    own = {
+        "2e-4-long": {head: [result(0.5, 0.05), result(0.5, 0.05)], "EAD": [result(0.9, 0.9)]},
+        "1e-4-long": {head: [result(0.6, 0.05), result(0.5, 0.06)]},
+        "3e-5-long": {head: [result(0.9, 0.05), result(0.9, 0.04)]},  # one seed stays where it was
+    }
+    more = {"evaluations": {"own": {"samples": 8, "successes": [8] * 250 + [0] * 750 + [8] * 4000}}}
+    more["evaluations"]["greedy"] = more["evaluations"]["own"]
+    before = {"3e-6-long": {"EDT": [more], "TAMPO, pass@8": [more]}, "frozen": {}}
+    found = rates.gathered({"map": own, "modular": before})
+    rows = [line.strip("| ").split(" | ") for line in rates.choice(own).splitlines()[2:]]
+    assert [(row[0], row[-1].strip(" |")) for row in rows] == [("3e-5", "out"), ("1e-4", "chosen"), ("2e-4", "stays")]
+    assert rows[1][1:3] == ["+1.0, +2.0", "55.0"]
+    lines = rates.table(found).splitlines()
+    assert lines[2:] == [
+        "| head, mean |  |  | 50.0/50.0, 100.0 (2) | 50.0/50.0, 100.0 (2) | 50.0/50.0, 100.0 (2) |",
+        "| EDT | 25.0/25.0, 25.0 (1) |  |  |  |  |",
+        "| EAD |  |  |  |  | 50.0/50.0, 100.0 (1) |",
+    ], "the map's methods and its 1,000 problems, in their order"
+    rates.picture(found, tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 5_000
 
 
 def test_the_curve_is_pass_at_k_of_the_same_samples():
