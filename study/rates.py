@@ -13,7 +13,7 @@ import numpy as np
 
 from display.curves import COLOURS
 from study.compare import Methods, interval, per_problem
-from study.trials import MAP_METHODS, MAP_RATES
+from study.trials import JOINT, MAP_METHODS, MAP_RATES
 
 ORDER = sorted(MAP_RATES, key=lambda regime: float(regime.removesuffix("-long")))
 PROBLEMS = 1000
@@ -27,7 +27,10 @@ def gathered(studies: dict[str, dict[str, Methods]]) -> dict[str, Methods]:
     }
     found = {rate: studies["map"].get(rate, {}) for rate in ORDER}
     found["3e-6-long"] = found["3e-6-long"] | before
-    return {rate: {m: results for m, results in methods.items() if m in MAP_METHODS} for rate, methods in found.items()}
+    return {
+        rate: {m: results for m, results in methods.items() if m in MAP_METHODS + JOINT}
+        for rate, methods in found.items()
+    }
 
 
 def first(result: dict) -> dict:
@@ -45,7 +48,7 @@ def table(found: dict[str, Methods]) -> str:
     """A row a method, a column a rate: Avg@8/Pass@8, then greedy accuracy, then the number of seeds."""
     lines = ["| trained with | " + " | ".join(rate.removesuffix("-long") for rate in found) + " |"]
     lines.append("|---" * (len(found) + 1) + "|")
-    for method in MAP_METHODS:
+    for method in MAP_METHODS + JOINT:
         cells = []
         for methods in found.values():
             results = methods.get(method, [])

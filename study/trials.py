@@ -139,11 +139,12 @@ def by_seed(todo: list[Trial]) -> list[Trial]:
     return sorted(todo, key=lambda trial: trial.seed)
 
 
-MAP_RATES = ("3e-5-long", "1e-4-long", "2e-4-long", "1e-5-long", "3e-6-long")
+MAP_RATES = ("1e-4-long", "2e-4-long", "3e-5-long", "1e-5-long", "3e-6-long")
 MAP_METHODS = (
-    "head, mean, every step", "fixed 0.7", "min-p", "fixed 1.0", "EDT", "head, mean, every step, by tau",
-    "head, pass@8, every step", "fixed 0.5", "EAD",
+    "head, mean, every step", "fixed 0.7", "min-p", "fixed 1.0", "EDT", "EAD", "fixed 0.5", "head, mean, every step, by tau",
+    "head, pass@8, every step",
 )  # fmt: skip
+JOINT = ("fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3")  # at the first rate alone
 
 
 def map_plan() -> tuple[Size, list[Trial]]:
@@ -153,26 +154,24 @@ def map_plan() -> tuple[Size, list[Trial]]:
     from before (study/rates.py)."""
     size = FULL._replace(base="models/modular", task="modular", seeds=3)
     of = {trial[:3]: trial for trial in planned(size, list(MAP_RATES))}
-    head = [of[rate, MAP_METHODS[0], seed] for seed in range(size.seeds) for rate in MAP_RATES]
-    others = [
-        (method, seed, rate) for seed in range(size.seeds) for method in MAP_METHODS[1:] for rate in MAP_RATES[:-1]
-    ]
-    return size, head + [of[rate, method, seed] for method, seed, rate in others]
+    seeds = range(size.seeds)
+    wanted = [(rate, MAP_METHODS[0], seed) for seed in seeds for rate in MAP_RATES]
+    wanted += [(MAP_RATES[0], method, seed) for seed in seeds for method in MAP_METHODS[1:] + JOINT]
+    wanted += [(rate, method, seed) for seed in seeds for method in MAP_METHODS[1:] for rate in MAP_RATES[1:-1]]
+    return size, [of[trial] for trial in wanted]
 
 
 RIVALS = (
     "head, mean", "shuffled head", "mean of the head", "greedy", "fixed 0.5", "fixed 0.7", "EDT", "EAD for Avg@8", "min-p",
     "two-piece, mean", "hot top-p", "EAD, min-p", "EDT, min-p", "mixture", "head, mean, min-p",
 )  # fmt: skip
-JOINT = ("fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3")
 
 
 def rivals_plan() -> tuple[Size, list[Trial]]:
-    """Controls and nearest rivals on the frozen modular task, then those of a joint regime."""
+    """Controls and nearest rivals on the frozen modular task; those of a joint regime are in the map."""
     size = FULL._replace(base="models/modular", task="modular", problems=5000, seeds=3)
-    of = {trial[:3]: trial for trial in planned(size, ["frozen", "3e-6-long"])}
-    names = [("frozen", name) for name in RIVALS] + [("3e-6-long", name) for name in JOINT]
-    named = [(regime, name, seed) for seed in range(size.seeds) for regime, name in names]
+    of = {trial[:3]: trial for trial in planned(size, ["frozen"])}
+    named = [("frozen", name, seed) for seed in range(size.seeds) for name in RIVALS]
     return size, [of[trial] for trial in named if trial in of]  # rules without chosen settings wait for their tuning
 
 
