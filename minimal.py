@@ -23,7 +23,7 @@ import tokenizer
 
 P, G, STEPS, LENGTH = 32, 16, 300, 28  # problems a step, samples a problem, steps, longest completion
 TAU_MIN, TAU_MAX, TAU_0, EPS, CONCENTRATION = 0.05, 1.5, 1.0, 0.1, 4.0
-TOKEN_LR, HEAD_LR, HEAD_EPOCHS, CLIP = 3e-6, 3e-3, 2, 0.2
+TOKEN_LR, HEAD_LR, HEAD_EPOCHS, CLIP = 2e-4, 3e-3, 2, 0.2
 
 
 class Head(nn.Module):

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from display import labels
 from display.curves import COLOURS
 from study.compare import Methods, interval, per_problem
 from study.trials import JOINT, MAP_METHODS, MAP_RATES
 
 ORDER = sorted(MAP_RATES, key=lambda regime: float(regime.removesuffix("-long")))
 PROBLEMS = 1000
-METRICS = {"Avg@8": ("Avg", "own"), "Pass@8": ("Pass", "own"), "greedy accuracy": ("Avg", "greedy")}
+METRICS = {
+    "Avg@8": ("Avg", "own"), "Pass@8": ("Pass", "own"), "Avg@8 of the tokens at temperature 1": ("Avg", "1.0"),
+    "Pass@8 of the tokens at temperature 1": ("Pass", "1.0"), "greedy accuracy of the tokens": ("Avg", "greedy"),
+}  # fmt: skip
 
 
 def gathered(studies: dict[str, dict[str, Methods]]) -> dict[str, Methods]:
@@ -26,7 +30,7 @@ def gathered(studies: dict[str, dict[str, Methods]]) -> dict[str, Methods]:
         method: [first(result) for result in results] for method, results in studies["modular"]["3e-6-long"].items()
     }
     found = {rate: studies["map"].get(rate, {}) for rate in ORDER}
-    found["3e-6-long"] = found["3e-6-long"] | before
+    found["3e-6-long"] = before | found["3e-6-long"]
     return {
         rate: {m: results for m, results in methods.items() if m in MAP_METHODS + JOINT}
         for rate, methods in found.items()
@@ -40,20 +44,22 @@ def first(result: dict) -> dict:
 
 
 def mean(results: list[dict], metric: str) -> float:
+    """In percent, over seeds and problems; nan where it was not evaluated so."""
     way, at = METRICS[metric]
-    return float(100 * per_problem(results, at, way).mean())
+    there = [result for result in results if at in result["evaluations"]]
+    return float(100 * per_problem(there, at, way).mean()) if there else float("nan")
 
 
 def table(found: dict[str, Methods]) -> str:
-    """A row a method, a column a rate: Avg@8/Pass@8, then greedy accuracy, then the number of seeds."""
+    """A row a method, a column a rate: Avg@8/Pass@8, the tokens' at temperature 1, their greedy accuracy, the number of seeds."""
     lines = ["| trained with | " + " | ".join(rate.removesuffix("-long") for rate in found) + " |"]
     lines.append("|---" * (len(found) + 1) + "|")
     for method in MAP_METHODS + JOINT:
         cells = []
         for methods in found.values():
             results = methods.get(method, [])
-            numbers = [f"{mean(results, metric):.1f}" for metric in METRICS] if results else []
-            cells.append("{}/{}, {} ({})".format(*numbers, len(results)) if results else "")
+            numbers = [f"{mean(results, metric):.1f}".replace("nan", "-") for metric in METRICS] if results else []
+            cells.append("{}/{}, {}/{}, {} ({})".format(*numbers, len(results)) if results else "")
         lines += [f"| {method.replace(', every step', '')} | " + " | ".join(cells) + " |"] if any(cells) else []
     return "\n".join(lines)
 
@@ -84,31 +90,39 @@ def picture(found: dict[str, Methods], out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), constrained_layout=True)
-    for axis, metric in zip(axes, METRICS):
-        for method in MAP_METHODS:
-            there = [(x, methods[method]) for x, methods in enumerate(found.values()) if method in methods]
-            head = method == MAP_METHODS[0]
-            ours = method.startswith("head")
-            colour = COLOURS["head" if ours else "rival"]
-            places, values = [x for x, _ in there], [mean(results, metric) for _, results in there]
-            axis.plot(places, values, "o-" if head else "o:", color=colour, markersize=4, linewidth=1.6 if head else 1)
-            for x, results in there if head else ():
-                _, low, high = interval(results, *METRICS[metric])
-                axis.plot([x, x], [low, high], color=colour, alpha=0.45)
-            if there:
-                name = method.replace(", every step", "")
-                axis.annotate(
-                    name, (places[-1], values[-1]), (5, 0), textcoords="offset points", fontsize=7, color=colour, va="center"
-                )  # fmt: skip
-        axis.set_title(f"{metric} (%)", loc="left", fontsize=10)
-        axis.set_xticks(range(len(found)), [rate.removesuffix("-long") for rate in found])
-        axis.set_xlabel("learning rate of the tokens")
-        axis.margins(x=0.12)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+    shown = [metric for metric in METRICS if not metric.startswith("Pass@8 of")]
+    figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), constrained_layout=True)
+    texts = [draw(axis, metric, found) for axis, metric in zip(axes.flat, shown)]
+    for axis, of_lines in zip(axes.flat, texts):  # once the layout has settled
+        labels.beside_points(axis, of_lines, [], size=7)
     figure.savefig(out, dpi=120)
     plt.close(figure)
+
+
+def draw(axis, metric: str, found: dict[str, Methods]) -> list[tuple[str, float, float, str]]:
+    """One panel; the labels at the right end of its lines."""
+    texts = []
+    for method in MAP_METHODS:
+        there = [(x, methods[method]) for x, methods in enumerate(found.values()) if method in methods]
+        line = [
+            (float(x), mean(results, metric)) for x, results in there if mean(results, metric) == mean(results, metric)
+        ]
+        if not line:
+            continue
+        ours, papers = method.startswith("head"), method == MAP_METHODS[0]
+        colour = COLOURS["head" if ours else "rival"]
+        axis.plot(*zip(*line), "o-" if papers else "o:", color=colour, markersize=4, linewidth=1.8 if papers else 1)
+        for x, results in there if papers else ():
+            _, low, high = interval(results, *METRICS[metric])
+            axis.plot([x, x], [low, high], color=colour, alpha=0.45)
+        texts.append((method.replace(", every step", ""), *line[-1], colour if ours else "0.35"))
+    axis.set_title(f"{metric} (%)", loc="left", fontsize=10)
+    axis.set_xticks(range(len(found)), [rate.removesuffix("-long") for rate in found])
+    axis.set_xlabel("learning rate of the tokens")
+    axis.margins(x=0.2)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return texts
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def by_seed(todo: list[Trial]) -> list[Trial]:
     return sorted(todo, key=lambda trial: trial.seed)
 
 
-MAP_RATES = ("1e-4-long", "2e-4-long", "3e-5-long", "1e-5-long", "3e-6-long")
+MAP_RATES = ("2e-4-long", "1e-4-long", "3e-5-long", "1e-5-long", "3e-6-long")
 MAP_METHODS = (
     "head, mean, every step", "fixed 0.7", "min-p", "fixed 1.0", "EDT", "EAD", "fixed 0.5", "head, mean, every step, by tau",
     "head, pass@8, every step",

@@ -78,7 +78,10 @@ def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_see
             "greedy": {"Avg@1": greedy},
             "greedy, before": {"Avg@1": 0.04},
         }
-        return {"evaluations": {"own": own, "greedy": {"samples": 1, "successes": [1, 1]}}, "tuning": tuning}
+        return {
+            "evaluations": {"own": own, "1.0": own, "greedy": {"samples": 1, "successes": [1, 1]}},
+            "tuning": tuning,
+        }
 
     head = rates.MAP_METHODS[0]
     own = {
@@ -87,7 +90,7 @@ def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_see
         "3e-5-long": {head: [result(0.9, 0.05), result(0.9, 0.04)]},  # one seed stays where it was
     }
     more = {"evaluations": {"own": {"samples": 8, "successes": [8] * 250 + [0] * 750 + [8] * 4000}}}
-    more["evaluations"]["greedy"] = more["evaluations"]["own"]
+    more["evaluations"] |= dict.fromkeys(("1.0", "greedy"), more["evaluations"]["own"])
     before = {"3e-6-long": {"EDT": [more], "TAMPO, pass@8": [more]}, "frozen": {}}
     found = rates.gathered({"map": own, "modular": before})
     rows = [line.strip("| ").split(" | ") for line in rates.choice(own).splitlines()[2:]]
@@ -95,9 +98,9 @@ def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_see
     assert rows[1][1:3] == ["+1.0, +2.0", "55.0"]
     lines = rates.table(found).splitlines()
     assert lines[2:] == [
-        "| head, mean |  |  | 50.0/50.0, 100.0 (2) | 50.0/50.0, 100.0 (2) | 50.0/50.0, 100.0 (2) |",
-        "| EDT | 25.0/25.0, 25.0 (1) |  |  |  |  |",
-        "| EAD |  |  |  |  | 50.0/50.0, 100.0 (1) |",
+        "| head, mean |  |  | 50.0/50.0, 50.0/50.0, 100.0 (2) | 50.0/50.0, 50.0/50.0, 100.0 (2) | 50.0/50.0, 50.0/50.0, 100.0 (2) |",
+        "| EDT | 25.0/25.0, 25.0/25.0, 25.0 (1) |  |  |  |  |",
+        "| EAD |  |  |  |  | 50.0/50.0, 50.0/50.0, 100.0 (1) |",
     ], "the map's methods and its 1,000 problems, in their order"
     rates.picture(found, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 5_000

@@ -131,11 +131,11 @@ def test_it_is_a_page_and_a_command():
 
 @pytest.mark.slow
 def test_it_ends_where_train_ends():
-    """Three seeds of train.py end at 7.6 to 7.9 in Avg@8 and 34.0 to 38.7 in Pass@8 (RESULTS.md): ten minutes."""
+    """Three seeds of train.py end at 8.2 to 8.8 in Avg@8 and 27.8 to 32.0 in Pass@8 (RESULTS.md): ten minutes."""
     transformer, head = minimal.main()
     ours = temperature_head.TemperatureHead(transformer.config.d_model, minimal.TAU_MIN, minimal.TAU_MAX)
     ours.load_state_dict(head.state_dict())
     vocabulary, problems = tokenizer.load(ROOT / "models/modular"), tasks.load("modular", "test", 1000)
     found = evaluation.evaluate(transformer, vocabulary, ours, problems, 8, minimal.LENGTH).summary()
     print(found)
-    assert 0.065 < found["Avg@8"] < 0.09 and 0.31 < found["Pass@8"] < 0.42
+    assert 0.07 < found["Avg@8"] < 0.11 and 0.24 < found["Pass@8"] < 0.37

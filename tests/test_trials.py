@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import config
-from study import experiment, settings, trials
+from study import experiment, rates, settings, tables, trials
 from trainer import checks
 
 
@@ -89,9 +89,10 @@ def test_every_trial_is_a_run_that_train_accepts():
             checks.validate(config.parse(experiment.words_of(trial, out="nowhere")))
 
 
-def test_the_default_run_is_the_trial_that_wins():
-    size = trials.FULL._replace(task="modular", base="models/modular")
-    trial = next(t for t in trials.planned(size, ["3e-6-long"]) if t.method == "head, mean, every step")
+def test_the_default_run_is_the_trial_that_the_map_chose():
+    trial = trials.map_plan()[1][0]
+    kept = rates.choice(tables.studies()["map"])
+    assert f"| {trial.regime.removesuffix('-long')} |" in next(row for row in kept.splitlines() if "chosen" in row)
     preset = config.parse([]).settings()
     looking = {"eval_every", "print_every", "final_problems", "save_every"}  # not what is trained
     assert {name: preset[name] for name in trial.flags.keys() - looking} == {
@@ -129,6 +130,6 @@ def test_the_map_runs_what_decides_most_first():
     assert rates == {3e-6, 1e-5, 3e-5, 1e-4, 2e-4} and {trial.flags["steps"] for trial in todo} == {300}
     assert {trial.method for trial in todo[:15]} == {"head, mean, every step"}
     assert {(trial.flags["token_lr"], trial.seed) for trial in todo[:15]} == {(r, s) for r in rates for s in range(3)}
-    assert {trial.flags["token_lr"] for trial in todo[15:48]} == {1e-4}, "then all methods of the default run's rate"
+    assert {trial.flags["token_lr"] for trial in todo[15:48]} == {2e-4}, "then all methods of the default run's rate"
     planned = trials.planned(size, list(trials.MAP_RATES))
     assert set(map(str, todo)) < set(map(str, planned)), "trials of the map are those of its regimes"
