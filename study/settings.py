@@ -102,6 +102,14 @@ CHOSEN = {
         sequence={"temperature_lr": 6e-3, "temperature_epochs": 4},
         head={"temperature_lr": 3e-3, "temperature_epochs": 2},
         head_and_cut=("own+min_p=0.05", {"tau_max": 4.0, "temperature_lr": 3e-3, "temperature_epochs": 2}),
+        rivals={
+            "hot top-p": "10+top_p=0.8",
+            "EAD, min-p": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0+min_p=0.1",
+            "EAD, min-p for Avg@8": "ead:tokens_per_unit=1,growth=0,d_0=25,tau_max=1.2,warm_tokens=0+min_p=0.2",
+            "EDT, min-p": "edt:base=1.2,theta=1.0+min_p=0.1",
+            "EDT, min-p for Avg@8": "edt:base=1.2,theta=1.0+min_p=0.2",
+        },
+        two_piece={"temperature_lr": 1e-2, "temperature_epochs": 2},
     ),
 }
 # Methods that were tuned for the base model with the same slips; the others have the settings of the second task.

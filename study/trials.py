@@ -163,7 +163,8 @@ def map_plan() -> tuple[Size, list[Trial]]:
 
 RIVALS = (
     "head, mean", "shuffled head", "mean of the head", "greedy", "fixed 0.5", "fixed 0.7", "EDT", "EAD for Avg@8", "min-p",
-    "two-piece, mean", "hot top-p", "EAD, min-p", "EDT, min-p", "mixture", "head, mean, min-p",
+    "two-piece, mean", "hot top-p", "EAD, min-p", "EAD, min-p for Avg@8", "EDT, min-p", "EDT, min-p for Avg@8", "mixture",
+    "head, mean, min-p",
 )  # fmt: skip
 
 
@@ -172,7 +173,7 @@ def rivals_plan() -> tuple[Size, list[Trial]]:
     size = FULL._replace(base="models/modular", task="modular", problems=5000, seeds=3)
     of = {trial[:3]: trial for trial in planned(size, ["frozen"])}
     named = [("frozen", name, seed) for seed in range(size.seeds) for name in RIVALS]
-    return size, [of[trial] for trial in named if trial in of]  # rules without chosen settings wait for their tuning
+    return size, [of[trial] for trial in named]
 
 
 PLANS = {"map": map_plan, "rivals": rivals_plan}
