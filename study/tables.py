@@ -25,6 +25,11 @@ from study.results import read
 
 KEPT = Path(__file__).parent / "kept"
 PAPER = ("head, mean", "head, mean, every step", "head, mean, every step, by tau")  # the first that a regime has
+CONTROLS = (
+    "shuffled head",
+    "mean of the head",
+    "two-piece, mean",
+)  # its heat elsewhere, its heat everywhere; two temperatures
 DECODED = ("0.3", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
 
@@ -186,6 +191,11 @@ def of_study(found: dict[str, Methods]) -> str:
     parts = {name: accuracy_table(methods) for name, methods in found.items()}
     parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
+    methods = found.get("frozen", {})
+    controls = {name: methods[name] for name in CONTROLS if name in methods}
+    parts["The head less its controls and the learned rival"] = less_table(
+        {PAPER[0]: methods.get(PAPER[0], [])}, controls
+    )
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
 
 
