@@ -25,11 +25,8 @@ from study.results import read
 
 KEPT = Path(__file__).parent / "kept"
 PAPER = ("head, mean", "head, mean, every step", "head, mean, every step, by tau")  # the first that a regime has
-CONTROLS = (
-    "shuffled head",
-    "mean of the head",
-    "two-piece, mean",
-)  # its heat elsewhere, its heat everywhere; two temperatures
+# The head's heat in other places, its heat everywhere, and a learned rival with two temperatures a token.
+CONTROLS = ("shuffled head", "mean of the head", "two-piece, mean")
 DECODED = ("0.3", "0.7", "1.0", "greedy")  # how tokens that learned are decoded too
 
 

@@ -85,20 +85,23 @@ def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_see
 
     head = rates.MAP_METHODS[0]
     own = {
-        "2e-4-long": {head: [result(0.5, 0.05), result(0.5, 0.05)], "EAD": [result(0.9, 0.9)]},
-        "1e-4-long": {head: [result(0.6, 0.05), result(0.5, 0.06)]},
-        "3e-5-long": {head: [result(0.9, 0.05), result(0.9, 0.04)]},  # one seed stays where it was
+        "2e-4-long": {head: [result(0.5, 0.05)] * 3, "EAD": [result(0.9, 0.9)]},
+        "1e-4-long": {head: [result(0.6, 0.05), result(0.5, 0.06), result(0.55, 0.05)]},
+        "3e-5-long": {head: [result(0.9, 0.05), result(0.9, 0.04), result(0.9, 0.05)]},  # one seed stays where it was
+        "1e-5-long": {head: [result(0.9, 0.05)] * 2},  # a seed is missing
     }
     more = {"evaluations": {"own": {"samples": 8, "successes": [8] * 250 + [0] * 750 + [8] * 4000}}}
     more["evaluations"] |= dict.fromkeys(("1.0", "greedy"), more["evaluations"]["own"])
     before = {"3e-6-long": {"EDT": [more], "TAMPO, pass@8": [more]}, "frozen": {}}
     found = rates.gathered({"map": own, "modular": before})
     rows = [line.strip("| ").split(" | ") for line in rates.choice(own).splitlines()[2:]]
-    assert [(row[0], row[-1].strip(" |")) for row in rows] == [("3e-5", "out"), ("1e-4", "chosen"), ("2e-4", "stays")]
-    assert rows[1][1:3] == ["+1.0, +2.0", "55.0"]
+    assert [(row[0], row[-1].strip(" |")) for row in rows] == [
+        ("1e-5", "open"), ("3e-5", "out"), ("1e-4", "chosen"), ("2e-4", "stays"),
+    ]  # fmt: skip
+    assert rows[2][1:3] == ["+1.0, +2.0, +1.0", "55.0"]
     lines = rates.table(found).splitlines()
     assert lines[2:] == [
-        "| head, mean |  |  | 50.0/50.0, 50.0/50.0, 100.0 (2) | 50.0/50.0, 50.0/50.0, 100.0 (2) | 50.0/50.0, 50.0/50.0, 100.0 (2) |",
+        "| head, mean |  | 50.0/50.0, 50.0/50.0, 100.0 (2) |" + " 50.0/50.0, 50.0/50.0, 100.0 (3) |" * 3,
         "| EDT | 25.0/25.0, 25.0/25.0, 25.0 (1) |  |  |  |  |",
         "| EAD |  |  |  |  | 50.0/50.0, 50.0/50.0, 100.0 (1) |",
     ], "the map's methods and its 1,000 problems, in their order"

@@ -123,9 +123,8 @@ def supervise(name: str, prepare, work) -> None:
     run = None
     try:
         try:
-            run = (
-                prepare()
-            )  # it imports more, and C++ that meets a KeyboardInterrupt aborts: environment.py still ends it
+            # An interrupt while C++ libraries load would abort the process.  Until prepare() is done environment.py handles it.
+            run = prepare()
         except (ValueError, OSError) as error:  # a user's mistake
             if distributed.is_first_here():
                 print(visible(f"{name}: {error}"), file=sys.stderr)
