@@ -50,12 +50,14 @@ class Head:
     settings: Settings
     scale: str = "standard"
     steps: int = 24
+    min_p: float = 0.0
 
 
 HEADS = {
     "head, mean": Head(Settings(objective="dr_grpo", **LEARNING)),
     "head, pass@8": Head(Settings(objective="pass@4", **LEARNING)),
     "head, plain": Head(Settings(objective="pass@4", **LEARNING), scale="none"),  # that of train.py's presets
+    "head, min-p": Head(Settings(objective="pass@4", **LEARNING), scale="none", min_p=0.1),
 }
 
 
@@ -70,7 +72,7 @@ def learn(subject: Subject, name: str, seed: int, steps: int = 0) -> None:
     if folder.is_dir():
         return
     torch.manual_seed(seed)
-    head = ScaledHead(subject.transformer.config.d_model, **RANGE, scale=how.scale)
+    head = baselines.with_cut(ScaledHead(subject.transformer.config.d_model, **RANGE, scale=how.scale), how.min_p)
     problems = tasks.load(subject.task, "train", 4000)
     asked = list(zip(problems, subject.prompts(problems)))
     started, curve = time.process_time(), []
@@ -91,7 +93,9 @@ def head_of(subject: Subject, name: str):
 
     def load(seed: int):
         folder = folder_of(subject, name, seed)
-        return temperature_head.load(folder, kinds={"scaled": ScaledHead}) if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        return baselines.with_cut(temperature_head.load(folder, kinds={"scaled": ScaledHead}), HEADS[name].min_p)
 
     return load
 
@@ -102,7 +106,10 @@ def mean_of(subject: Subject, name: str, file: str):
     def fixed(seed: int):
         rows = [row for row in read(subject.out / file) if (row["policy"], row["seed"]) == (name, seed)]
         total = sum(row["tokens"] for row in rows)
-        return baselines.Fixed(sum(row["tau"] * row["tokens"] for row in rows) / total) if total else None
+        if not total:
+            return None
+        fixed = baselines.Fixed(sum(row["tau"] * row["tokens"] for row in rows) / total)
+        return baselines.with_cut(fixed, HEADS[name].min_p)
 
     return fixed
 
