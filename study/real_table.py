@@ -157,7 +157,9 @@ def policies(rows: list[dict]) -> str:
     return "\n".join([heading, "|---" * (heading.count("|") - 1) + "|", *(of_rows(rows, name) for name in order)])
 
 
-def against(rows: list[dict], heads: tuple[str, ...] = ("head, mean", "head, pass@8", "head, plain")) -> str:
+def against(
+    rows: list[dict], heads: tuple[str, ...] = ("head, mean", "head, pass@8", "head, plain", "head, min-p")
+) -> str:
     """Markdown: each head less each other policy, problem by problem; empty without a head."""
     heads = tuple(name for name in heads if name in names(rows))
     if not heads:
