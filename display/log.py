@@ -223,6 +223,5 @@ class Log:
         self.close()
         names = ("report", "curves", "completions by temperature")
         drawn = [f"{name}: {file}" for name, file in zip(names, report.draw(self.run))]
-        return "\n".join(
-            ["", table, "", *learned(rows.get("before, greedy", {}), rows.get("after, greedy", {})), *drawn]
-        )
+        told = learned(rows.get("before, greedy", {}), rows.get("after, greedy", {}))
+        return "\n".join(["", table, "", *told, *drawn])

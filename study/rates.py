@@ -26,15 +26,10 @@ METRICS = {
 
 def gathered(studies: dict[str, dict[str, Methods]]) -> dict[str, Methods]:
     """rate -> method -> results, of the map's own trials and of those kept before."""
-    before = {
-        method: [first(result) for result in results] for method, results in studies["modular"]["3e-6-long"].items()
-    }
     found = {rate: studies["map"].get(rate, {}) for rate in ORDER}
-    found["3e-6-long"] = before | found["3e-6-long"]  # the map's own trials are evaluated at temperature 1 too
-    return {
-        rate: {m: results for m, results in methods.items() if m in MAP_METHODS + JOINT}
-        for rate, methods in found.items()
-    }
+    slow = studies["modular"]["3e-6-long"]
+    before = {method: [first(result) for result in results] for method, results in slow.items()}
+    return found | {"3e-6-long": before | found["3e-6-long"]}  # the map's own trials are evaluated at temperature 1 too
 
 
 def first(result: dict) -> dict:
@@ -116,7 +111,7 @@ def draw(axis, metric: str, found: dict[str, Methods]) -> list[tuple[str, float,
         if papers:
             heads = {x: y for x, y, _ in points}
             axis.plot(list(heads), list(heads.values()), "-", color=colour, linewidth=1.6)
-            for x, results in there:
+            for x, results in [(x, results) for x, results in there if x in heads]:
                 _, low, high = interval(results, *METRICS[metric])
                 axis.plot([x, x], [low, high], color=colour, alpha=0.45)
     axis.set_title(f"{metric} (%)", loc="left", fontsize=10)

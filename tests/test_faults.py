@@ -365,3 +365,21 @@ def test_under_torchrun_the_others_wait_for_the_process_that_says_what_was_wrong
 
 def wrong():
     raise ValueError("a mistake")
+
+
+def test_ctrl_c_raises_only_once_the_run_is_prepared(monkeypatch):
+    """Libraries that prepare() loads abort on a KeyboardInterrupt: until then the command's own handler stays."""
+    monkeypatch.setattr(faults.distributed, "stop", lambda: None)
+    before, found = {number: signal.getsignal(number) for number in faults.SIGNALS}, []
+    mine = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        own = signal.getsignal(signal.SIGINT)
+        faults.supervise(
+            "train.py",
+            lambda: found.append(signal.getsignal(signal.SIGINT)),
+            lambda run: found.append(signal.getsignal(signal.SIGINT)),
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert found == [own, signal.default_int_handler] and mine == before[signal.SIGINT]

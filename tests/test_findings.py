@@ -109,6 +109,20 @@ def test_the_rule_for_the_default_run_wants_greedy_accuracy_to_rise_in_every_see
     assert (tmp_path / "map.png").stat().st_size > 5_000
 
 
+def test_a_study_of_more_samples_has_no_table_that_says_at_8():
+    def results(samples: int) -> list[dict]:
+        own = {"samples": samples, "successes": [samples, 0], "temperature": 1.0}
+        return [{"evaluations": {"own": own}, "metrics": []}] * 2
+
+    for samples, said in ((8, True), (64, False)):
+        found = {"frozen": {name: results(samples) for name in ("head, mean", "fixed 0.7", "shuffled head")}}
+        text = tables.of_study(found)
+        assert ("@8 less" in text, "shuffled head | +0.0" in text) == (said, said)
+        assert f"Pass@{samples} |" in text.splitlines()[2]
+    every = tables.every_table()
+    assert "| rivals | frozen |" in every and "| many | frozen |" not in every
+
+
 def test_the_curve_is_pass_at_k_of_the_same_samples():
     own = [{"samples": 4, "successes": [4, 1, 0]}, {"samples": 4, "successes": [4, 1, 1]}]
     methods = {"head, mean": [{"evaluations": {"own": of}} for of in own]}

@@ -142,4 +142,4 @@ def test_it_ends_where_train_ends():
     tokens = evaluation.evaluate(transformer, vocabulary, baselines.make("1.0"), problems, 8, minimal.LENGTH).summary()
     print(found, tokens["Avg@8"])
     assert tokens["Avg@8"] > 0.045, "the tokens learned: 0.034 before"
-    assert 0.07 < found["Avg@8"] < 0.11 and 0.24 < found["Pass@8"] < 0.37
+    assert 0.075 < found["Avg@8"] < 0.1 and 0.26 < found["Pass@8"] < 0.37

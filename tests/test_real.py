@@ -115,6 +115,25 @@ def test_every_stage_and_what_is_done_is_not_done_again(tmp_path, monkeypatch, c
     )
 
 
+def test_a_head_with_a_cut_is_trained_loaded_and_controlled_under_it(tmp_path, monkeypatch):
+    embedded = subject.Subject("models/modular", "modular", tmp_path)
+    margins = []
+
+    def drawn(transformer, head, *how):
+        rollout = subject.of_tree(transformer, head, *how)
+        margins.append(rollout.margins)
+        return rollout
+
+    monkeypatch.setattr(real, "of_tree", drawn)
+    for name, min_p in (("head, min-p", 0.1), ("head, plain", 0.0)):
+        real.learn(embedded, name, 0, steps=1)
+        head = real.head_of(embedded, name)(0)
+        assert (margins.pop() is not None, head.min_p) == (min_p > 0, min_p)
+        embedded.sample("test.jsonl", "test", 2, {name: real.head_of(embedded, name)}, [0])
+        assert real.mean_of(embedded, name, "test.jsonl")(0).min_p == min_p
+    assert real.head_of(embedded, "head, min-p")(1) is None, "a seed that is not trained"
+
+
 def test_what_was_cut_off_is_done_again(tmp_path):
     """A chunk of fewer problems, and half a line, are not done."""
     file = tmp_path / "test.jsonl"

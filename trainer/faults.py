@@ -117,15 +117,17 @@ def explain(error: BaseException) -> str | None:
 
 
 def supervise(name: str, prepare, work) -> None:
-    """work(prepare()) as the command `name`.  Every expected end prints one line.  A user's mistake has exit code 2."""
+    """work(prepare()) as the command `name`.  Every expected end prints one line; Ctrl-C in prepare() ends in silence, as it does
+    while the command imports.  A user's mistake has exit code 2."""
     from trainer import checkpoint  # it imports this file
 
     run = None
     try:
         try:
-            # An interrupt while C++ libraries load would abort the process.  Until prepare() is done environment.py handles it.
+            # engine/environment.py still handles Ctrl-C here: a KeyboardInterrupt while C++ libraries load aborts the process.
             run = prepare()
         except (ValueError, OSError) as error:  # a user's mistake
+            at_once()
             if distributed.is_first_here():
                 print(visible(f"{name}: {error}"), file=sys.stderr)
             else:
