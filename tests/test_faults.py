@@ -351,35 +351,39 @@ def test_the_number_of_checkpoints_is_at_least_one():
         checks.validate(config.Config(keep_checkpoints=0))
 
 
-def test_under_torchrun_the_others_wait_for_the_process_that_says_what_was_wrong(monkeypatch, capsys):
-    """torchrun ends all when one ends: the silent ones must not be the first."""
-    waited = []
-    monkeypatch.setattr(faults.time, "sleep", waited.append)
-    for first in (True, False):
-        monkeypatch.setattr(faults.distributed, "is_first_here", lambda first=first: first)
-        with pytest.raises(SystemExit) as ended:
-            faults.supervise("train.py", wrong, None)
-        assert ended.value.code == 2 and capsys.readouterr().err == "train.py: a mistake\n" * first
-    assert waited == [10]
+@pytest.fixture
+def handlers():
+    """The signal handlers of this process, as they were."""
+    before = {number: signal.getsignal(number) for number in faults.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def wrong():
     raise ValueError("a mistake")
 
 
-def test_ctrl_c_raises_only_once_the_run_is_prepared(monkeypatch):
+def test_under_torchrun_the_others_wait_for_the_process_that_says_what_was_wrong(monkeypatch, capsys, handlers):
+    """torchrun ends all when one ends, by SIGTERM: the silent ones must not be the first, and end in order."""
+    waited = []
+    monkeypatch.setattr(
+        faults.time, "sleep", lambda *seconds: waited.append((*seconds, signal.getsignal(signal.SIGTERM)))
+    )
+    for first in (True, False):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        monkeypatch.setattr(faults.distributed, "is_first_here", lambda first=first: first)
+        with pytest.raises(SystemExit) as ended:
+            faults.supervise("train.py", wrong, None)
+        assert ended.value.code == 2 and capsys.readouterr().err == "train.py: a mistake\n" * first
+    assert waited == [(10, signal.default_int_handler)]
+
+
+def test_ctrl_c_raises_only_once_the_run_is_prepared(monkeypatch, handlers):
     """Libraries that prepare() loads abort on a KeyboardInterrupt: until then the command's own handler stays."""
     monkeypatch.setattr(faults.distributed, "stop", lambda: None)
-    before, found = {number: signal.getsignal(number) for number in faults.SIGNALS}, []
-    mine = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        own = signal.getsignal(signal.SIGINT)
-        faults.supervise(
-            "train.py",
-            lambda: found.append(signal.getsignal(signal.SIGINT)),
-            lambda run: found.append(signal.getsignal(signal.SIGINT)),
-        )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert found == [own, signal.default_int_handler] and mine == before[signal.SIGINT]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    found = []
+    look = lambda *_: found.append(signal.getsignal(signal.SIGINT))  # noqa: E731
+    faults.supervise("train.py", look, look)
+    assert found == [signal.SIG_IGN, signal.default_int_handler]
