@@ -11,7 +11,8 @@ from display import intervals
 
 Methods = dict[str, list[dict]]
 Way = tuple[str, str]  # a method, and how its tokens are decoded: "own", "0.3", "0.7", "greedy"
-HIDDEN = ("short", "tokens", "longer", "greedy")  # what others start from, or no sampling at all
+# What others start from, no sampling at all, and the head's own temperatures in other places: no rivals.
+HIDDEN = ("short", "tokens", "longer", "greedy", "shuffled head", "mean of the head")
 CUTS = ("min-p", "top-p")  # rules that cut unlikely tokens away: more than a temperature
 
 

@@ -193,10 +193,11 @@ def of_study(found: dict[str, Methods]) -> str:
     parts = {name: accuracy_table(methods) for name, methods in found.items()}
     parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     if of_eight(found):
-        methods = found.get("frozen", {})
-        controls = {name: methods[name] for name in CONTROLS if name in methods}
         parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
-        parts["The head less its controls"] = less_table({PAPER[0]: methods.get(PAPER[0], [])}, controls)
+        for regime, methods in found.items():
+            heads = {name: methods[name] for name in PAPER[:2] if name in methods}
+            controls = {name: methods[name] for name in CONTROLS if name in methods}
+            parts[f"The head less its controls: {regime}"] = less_table(heads, controls)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
 
 

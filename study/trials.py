@@ -22,6 +22,7 @@ from study.settings import BEST_FIXED, BY_TAU, CHOSEN, CLIP_HIGHER, GRID, PASS, 
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "1e-4-long", "2e-4", "2e-4-long")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
 LONG = 3  # times the steps
+CONTROLS = {"shuffled head": "shuffled", "mean of the head": "mean of own"}  # see rivals.py
 ALL = ["frozen", "frozen-long", "finished", *TOKEN_LR]
 
 
@@ -93,7 +94,7 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, "head, mean", "own", flags | chosen.head, after)
             add(regime, "head, pass@8", "own", flags | PASS | chosen.head, after)
             if regime == "frozen":
-                for name, control in (("shuffled head", "shuffled"), ("mean of the head", "mean of own")):
+                for name, control in CONTROLS.items():
                     add(regime, name, control, None, after="head, mean")
                 for name, policy in chosen.rivals.items():
                     add(regime, name, policy, None)
@@ -131,6 +132,10 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, f"head, {objective}, tokens first", "own", last, after="short")
             policy, learning = chosen.head_and_cut
             add(regime, f"head, {objective}, every step, min-p", policy, rate | flags | learning)
+        for name, control in CONTROLS.items():
+            add(regime, name, control, None, after="head, mean, every step")
+        for name, policy in chosen.rivals.items():
+            add(regime, name, policy, rate)
     return made
 
 
@@ -144,7 +149,9 @@ MAP_METHODS = (
     "head, mean, every step", "fixed 0.7", "min-p", "fixed 1.0", "EDT", "EAD", "fixed 0.5", "head, mean, every step, by tau",
     "head, pass@8, every step",
 )  # fmt: skip
-JOINT = ("fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3")  # at the first rate alone
+JOINT = (  # at the first rate alone
+    "fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3", "mixture", "hot top-p", "EAD, min-p", "EDT, min-p",
+)  # fmt: skip
 
 
 def map_plan() -> tuple[Size, list[Trial]]:
@@ -156,6 +163,7 @@ def map_plan() -> tuple[Size, list[Trial]]:
     of = {trial[:3]: trial for trial in planned(size, list(MAP_RATES))}
     seeds = range(size.seeds)
     wanted = [(rate, MAP_METHODS[0], seed) for seed in seeds for rate in MAP_RATES]
+    wanted += [(rate, control, seed) for seed in seeds for control in CONTROLS for rate in MAP_RATES]
     wanted += [(MAP_RATES[0], method, seed) for seed in seeds for method in MAP_METHODS[1:] + JOINT]
     wanted += [(rate, method, seed) for seed in seeds for method in MAP_METHODS[1:] for rate in MAP_RATES[1:-1]]
     return size, [of[trial] for trial in wanted]

@@ -131,12 +131,13 @@ def test_every_rival_runs_as_a_trial(tmp_path):
     of["frozen", "two-piece"] = of["frozen", "head, mean"]._replace(method="two-piece", policy="two-piece", flags=flags)
     found = {}
     for regime, name in [("frozen", n) for n in ("head, mean", "shuffled head", "mean of the head", "two-piece")] + [
-        ("3e-6-long", name) for name in trials.JOINT
+        ("3e-6-long", name) for name in ("head, mean, every step", *trials.CONTROLS, *trials.JOINT)
     ]:
         result = experiment.run_trial(of[regime, name], tmp_path, Asked("test", 4))
         assert len(result["evaluations"]["own"]["successes"]) == 4, name
-        found[name] = result
-    taus = [found[name]["evaluations"]["own"]["temperature"] for name in ("mean of the head", "head, mean")]
-    assert taus[0] == pytest.approx(taus[1], rel=1e-3), "recorded with the head's own seed"
-    last = found["E3"]["metrics"][-1]["tau/mean"]
-    assert found["E3"]["evaluations"]["own"]["temperature"] == pytest.approx(last, rel=1e-4)
+        found[regime, name] = result["evaluations"]["own"]["temperature"], result["metrics"]
+    for regime, head in (("frozen", "head, mean"), ("3e-6-long", "head, mean, every step")):
+        of_mean, of_head = found[regime, "mean of the head"][0], found[regime, head][0]
+        assert of_mean == pytest.approx(of_head, rel=1e-3), "recorded with the head's own seed"
+    temperature, metrics = found["3e-6-long", "E3"]
+    assert temperature == pytest.approx(metrics[-1]["tau/mean"], rel=1e-4)

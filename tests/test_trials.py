@@ -124,12 +124,16 @@ def test_cuts_are_among_the_rules_and_a_head_with_one_is_tuned_as_such():
 
 def test_the_map_runs_what_decides_most_first():
     size, todo = trials.PLANS["map"]()
-    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 8 * 4 * 3 + 3 * 3
+    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 5 * 2 * 3 + 8 * 4 * 3 + 7 * 3
     assert {(trial.base, trial.task) for trial in todo} == {("models/modular", "modular")}
-    rates = {trial.flags["token_lr"] for trial in todo}
-    assert rates == {3e-6, 1e-5, 3e-5, 1e-4, 2e-4} and {trial.flags["steps"] for trial in todo} == {300}
+    controls, trained = todo[15:45], [trial for trial in todo if trial.flags]
+    rates = {trial.flags["token_lr"] for trial in trained}
+    assert rates == {3e-6, 1e-5, 3e-5, 1e-4, 2e-4} and {trial.flags["steps"] for trial in trained} == {300}
     assert {trial.method for trial in todo[:15]} == {"head, mean, every step"}
     assert {(trial.flags["token_lr"], trial.seed) for trial in todo[:15]} == {(r, s) for r in rates for s in range(3)}
-    assert {trial.flags["token_lr"] for trial in todo[15:48]} == {2e-4}, "then all methods of the default run's rate"
+    assert {trial.after for trial in controls} == {"head, mean, every step"}, (
+        "then the head's temperatures in other places"
+    )
+    assert {trial.flags["token_lr"] for trial in todo[45:90]} == {2e-4}, "then all methods of the default run's rate"
     planned = trials.planned(size, list(trials.MAP_RATES))
     assert set(map(str, todo)) < set(map(str, planned)), "trials of the map are those of its regimes"
