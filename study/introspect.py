@@ -225,11 +225,13 @@ def load(file: Path) -> Figures:
 
 
 def tables(found: Figures) -> str:
-    """Markdown of `figures`: means over the seeds with their intervals."""
-    lines = ["| token | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    """Markdown of `figures`: means over the seeds with their intervals, and the temperature of each seed."""
+    lines = ["| token | " + " | ".join(COLUMNS) + " | tau, of each seed |", "|---" * (len(COLUMNS) + 2) + "|"]
     for kind in [name for name in found if name != "questions"]:
-        columns = found[kind]
-        lines.append(f"| {kind} | " + " | ".join(over_seeds(column) for column in columns.values()) + " |")
+        cells = [over_seeds(column) for column in found[kind].values()]
+        lines.append(
+            f"| {kind} | " + " | ".join(cells) + f" | {', '.join(f'{tau:.2f}' for tau in found[kind]['tau'])} |"
+        )
     lines += ["", "| question | answer |", "|---|---|"]
     lines += [f"| {name} | {over_seeds(answers)} |" for name, answers in found["questions"].items()]
     return "\n".join(lines)
