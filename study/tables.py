@@ -188,16 +188,22 @@ def cuts_table(found: dict[str, Methods]) -> str:
     return table(["", "less", "Avg@8", "Pass@8"], rows)
 
 
+def controls_table(found: dict[str, Methods]) -> str:
+    """The head with the paper's objective less each of its controls, a regime at a time."""
+    rows = []
+    for regime, methods in found.items():
+        heads = {f"{name} ({regime})": methods[name] for name in PAPER[:2] if name in methods}
+        rows += less_rows(heads, {name: methods[name] for name in CONTROLS if name in methods})
+    return table(["", "less", "Avg@8", "Pass@8"], rows)
+
+
 def of_study(found: dict[str, Methods]) -> str:
     """Every table of one study."""
     parts = {name: accuracy_table(methods) for name, methods in found.items()}
     parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     if of_eight(found):
         parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
-        for regime, methods in found.items():
-            heads = {name: methods[name] for name in PAPER[:2] if name in methods}
-            controls = {name: methods[name] for name in CONTROLS if name in methods}
-            parts[f"The head less its controls: {regime}"] = less_table(heads, controls)
+        parts["The head less its controls"] = controls_table(found)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
 
 

@@ -43,6 +43,20 @@ def test_heads_are_held_against_the_cuts_of_their_own_regime_and_without_their_o
     }
 
 
+def test_controls_stand_beside_the_head_of_their_own_regime_and_are_no_rivals():
+    def results(right: int) -> list[dict]:
+        return [{"evaluations": {"own": {"samples": 8, "successes": [right] * 20}}}] * 2
+
+    frozen = {"head, mean": results(4), "shuffled head": results(6), "fixed 0.7": results(2)}
+    joint = {"head, mean, every step": results(4), "mean of the head": results(8), "head, mean, every step, min-p": []}
+    rows = tables.controls_table({"frozen": frozen, "3e-6": joint, "1e-5": {}}).splitlines()[2:]
+    assert [row.split(" [")[0] for row in rows] == [
+        "| head, mean (frozen) | shuffled head | -25.0",
+        "| head, mean, every step (3e-6) | mean of the head | -50.0",
+    ]
+    assert "(fixed 0.7)" in tables.primary_table({"s": {"frozen": frozen}})
+
+
 def test_the_primary_endpoint_is_pass_at_8_less_the_best_rival_and_no_more_than_its_interval_says():
     draw = np.random.default_rng(0)
 
