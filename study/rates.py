@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from display import labels
 from display.curves import COLOURS
 from study.compare import Methods, interval, per_problem
-from study.trials import JOINT, MAP_METHODS, MAP_RATES
+from study.trials import CONTROLS, JOINT, MAP_METHODS, MAP_RATES
 
 ORDER = sorted(MAP_RATES, key=lambda regime: float(regime.removesuffix("-long")))
 PROBLEMS, SEEDS = 1000, 3
@@ -49,7 +48,7 @@ def table(found: dict[str, Methods]) -> str:
     """A row a method, a column a rate: Avg@8/Pass@8, the tokens' at temperature 1, their greedy accuracy, the number of seeds."""
     lines = ["| trained with | " + " | ".join(rate.removesuffix("-long") for rate in found) + " |"]
     lines.append("|---" * (len(found) + 1) + "|")
-    for method in MAP_METHODS + JOINT:
+    for method in (MAP_METHODS[0], *CONTROLS, *MAP_METHODS[1:], *JOINT):
         cells = []
         for methods in found.values():
             results = methods.get(method, [])
@@ -79,48 +78,43 @@ def choice(found: dict[str, Methods]) -> str:
 
 
 def picture(found: dict[str, Methods], out: Path) -> None:
-    """A panel a metric, over the rates.  The head is a blue line with its 95% intervals.  Other methods are points, hollow where
-    there is one seed.  A point that lies on the head's has no name."""
+    """A panel a metric, over the rates, a line a method.  The head's 95% intervals are drawn where it has several seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     shown = [metric for metric in METRICS if not metric.startswith("Pass@8 of")]
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), constrained_layout=True)
-    texts = [draw(axis, metric, found) for axis, metric in zip(axes.flat, shown)]
-    for axis, of_points in zip(axes.flat, texts):  # once the layout has settled
-        labels.beside_points(axis, of_points, [], size=7)
+    figure, axes = plt.subplots(2, 2, figsize=(12, 9), constrained_layout=True)
+    for axis, metric in zip(axes.flat, shown):
+        draw(axis, metric, found)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(out, dpi=120)
     plt.close(figure)
 
 
-def draw(axis, metric: str, found: dict[str, Methods]) -> list[tuple[str, float, float, str]]:
-    """One panel; the names of its points."""
-    texts, heads = [], {}
-    for method in MAP_METHODS:
+def draw(axis, metric: str, found: dict[str, Methods]) -> None:
+    """One panel.  Heads are blue, the paper's in front; its temperatures in other places are dotted."""
+    markers = iter("osD^vPX*<>")
+    for method in (*MAP_METHODS, "shuffled head"):
         papers, ours = method == MAP_METHODS[0], method.startswith("head")
-        colour = COLOURS["head" if ours else "rival"]
         there = [(x, methods[method]) for x, methods in enumerate(found.values()) if method in methods]
-        points = [(float(x), mean(results, metric), len(results)) for x, results in there]
-        points = [(x, y, seeds) for x, y, seeds in points if y == y]
-        for x, y, seeds in points:
-            axis.plot(x, y, "o", color=colour, markersize=5, markerfacecolor=colour if seeds > 1 else "white", zorder=3)
-        named = points[-1:] if papers else [point for point in points if heads.get(point[0]) != point[1]]
-        texts += [(method.replace(", every step", ""), x, y, colour if ours else "0.35") for x, y, _ in named]
-        if papers:
-            heads = {x: y for x, y, _ in points}
-            axis.plot(list(heads), list(heads.values()), "-", color=colour, linewidth=1.6)
-            for x, results in [(x, results) for x, results in there if x in heads]:
-                _, low, high = interval(results, *METRICS[metric])
-                axis.plot([x, x], [low, high], color=colour, alpha=0.45)
+        points = [(x, mean(results, metric), results) for x, results in there]
+        points = [(x, y, results) for x, y, results in points if y == y]
+        style = dict(marker=next(markers), markersize=5, linewidth=2.2 if papers else 1, zorder=3 if papers else 2)
+        style |= dict(color=COLOURS["head" if ours else "rival"], alpha=1 if papers else 0.6)
+        style |= dict(linestyle="-" if papers or not ours else "--")
+        style |= dict(color="black", linestyle=":") if method == "shuffled head" else {}
+        axis.plot([x for x, *_ in points], [y for _, y, _ in points], label=method.replace(", every step", ""), **style)
+        for x, _, results in points if papers else []:
+            _, low, high = interval(results, *METRICS[metric])
+            axis.plot([x, x], [low, high], color=COLOURS["head"], alpha=0.45)
     axis.set_title(f"{metric} (%)", loc="left", fontsize=10)
     axis.set_xticks(range(len(found)), [rate.removesuffix("-long") for rate in found])
     axis.set_xlabel("learning rate of the tokens")
-    axis.margins(x=0.2)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    return texts
 
 
 if __name__ == "__main__":

@@ -152,13 +152,14 @@ MAP_METHODS = (
 JOINT = (  # at the first rate alone
     "fixed 0.7, clip-higher", "head, mean, every step, clip-higher", "E3", "mixture", "hot top-p", "EAD, min-p", "EDT, min-p",
 )  # fmt: skip
+NOT_KEPT = ("fixed 1.0", "head, pass@8, every step")  # at the last rate
 
 
 def map_plan() -> tuple[Size, list[Trial]]:
     """The learning rate of the tokens against the method, 300 steps, on the default run's task; see TOYS.md.
 
-    What decides most comes first: the three seeds of the head, which choose the default run.  The other methods at 3e-6 are kept
-    from before (study/rates.py)."""
+    What decides most comes first: the three seeds of the head, which choose the default run.  At 3e-6 most other methods are kept
+    from before (study/rates.py): those of NOT_KEPT run here."""
     size = FULL._replace(base="models/modular", task="modular", seeds=3)
     of = {trial[:3]: trial for trial in planned(size, list(MAP_RATES))}
     seeds = range(size.seeds)
@@ -166,6 +167,7 @@ def map_plan() -> tuple[Size, list[Trial]]:
     wanted += [(rate, control, seed) for seed in seeds for control in CONTROLS for rate in MAP_RATES]
     wanted += [(MAP_RATES[0], method, seed) for seed in seeds for method in MAP_METHODS[1:] + JOINT]
     wanted += [(rate, method, seed) for seed in seeds for method in MAP_METHODS[1:] for rate in MAP_RATES[1:-1]]
+    wanted += [(MAP_RATES[-1], method, seed) for seed in seeds for method in NOT_KEPT]
     return size, [of[trial] for trial in wanted]
 
 

@@ -124,7 +124,7 @@ def test_cuts_are_among_the_rules_and_a_head_with_one_is_tuned_as_such():
 
 def test_the_map_runs_what_decides_most_first():
     size, todo = trials.PLANS["map"]()
-    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 5 * 2 * 3 + 8 * 4 * 3 + 7 * 3
+    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 5 * 2 * 3 + 8 * 4 * 3 + 7 * 3 + 2 * 3
     assert {(trial.base, trial.task) for trial in todo} == {("models/modular", "modular")}
     controls, trained = todo[15:45], [trial for trial in todo if trial.flags]
     rates = {trial.flags["token_lr"] for trial in trained}
