@@ -215,10 +215,11 @@ def studies() -> dict[str, dict[str, Methods]]:
 
 def every_table() -> str:
     kept = studies()
-    eight = {name: found for name, found in kept.items() if of_eight(found)}
+    whole_map = rates.gathered(kept)
+    eight = {name: found for name, found in (kept | {"map": whole_map}).items() if of_eight(found)}
     parts = {"Primary endpoints": primary_table(eight)}
     parts["The same against rules that cut"] = primary_table(eight, cuts=True)
-    parts["The map"] = f"{rates.table(rates.gathered(kept))}\n\n{rates.choice(kept['map'])}"
+    parts["The map"] = f"{rates.table(whole_map)}\n\n{rates.choice(kept['map'])}"
     parts |= {f"Trials: {name}": of_study(found) for name, found in kept.items()}
     parts |= {file.stem: introspect.tables(introspect.load(file)) for file in sorted(KEPT.glob("look-*.json"))}
     parts |= real_table.kept(KEPT)
