@@ -189,11 +189,15 @@ def cuts_table(found: dict[str, Methods]) -> str:
 
 
 def controls_table(found: dict[str, Methods]) -> str:
-    """The head with the paper's objective less each of its controls, a regime at a time."""
+    """The head with the paper's objective less each of its controls, and clip-higher less itself without, a regime at a time."""
     rows = []
     for regime, methods in found.items():
         heads = {f"{name} ({regime})": methods[name] for name in PAPER[:2] if name in methods}
         rows += less_rows(heads, {name: methods[name] for name in CONTROLS if name in methods})
+        for name, results in methods.items():
+            alone = name.removesuffix(", clip-higher")
+            if alone != name and alone in methods:
+                rows += less_rows({f"{name} ({regime})": results}, {"the same without": methods[alone]})
     return table(["", "less", "Avg@8", "Pass@8"], rows)
 
 
@@ -203,7 +207,7 @@ def of_study(found: dict[str, Methods]) -> str:
     parts |= {f"Pass@k: {name}": curve_table(methods) for name, methods in found.items()}
     if of_eight(found):
         parts |= {"Heads less their best rivals": rivals_table(found), "Heads less rules that cut": cuts_table(found)}
-        parts["The head less its controls"] = controls_table(found)
+        parts["Methods less their controls"] = controls_table(found)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items() if text)
 
 

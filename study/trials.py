@@ -7,6 +7,7 @@ A trial is one method with one seed.  A regime says what learns, and for how lon
     finished         only temperatures learn, on tokens that were trained before at one fixed temperature
     3e-6 ... 2e-4    both learn; the tokens at this rate
     3e-6-long ...    the same for three times as many steps
+    2e-4-twice-long  2e-4-long with two token steps on each rollout, where clip-higher can act; few methods
 
 Where both learn, `every step` updates both sides on each rollout.  `temperature first` spends a third of the rollouts on the
 temperature alone.  `tokens first` trains the tokens at one fixed temperature, then the temperature.  `by tau` weights each
@@ -22,8 +23,9 @@ from study.settings import BEST_FIXED, BY_TAU, CHOSEN, CLIP_HIGHER, GRID, PASS, 
 RATES = ("3e-6", "3e-6-long", "1e-5", "1e-5-long", "3e-5", "3e-5-long", "1e-4-long", "2e-4", "2e-4-long")
 TOKEN_LR = {regime: float(regime.removesuffix("-long")) for regime in RATES}
 LONG = 3  # times the steps
+TWICE = "2e-4-twice-long"
 CONTROLS = {"shuffled head": "shuffled", "mean of the head": "mean of own"}  # see rivals.py
-ALL = ["frozen", "frozen-long", "finished", *TOKEN_LR]
+ALL = ["frozen", "frozen-long", "finished", *TOKEN_LR, TWICE]
 
 
 class Size(NamedTuple):
@@ -136,6 +138,11 @@ def planned(size: Size, regimes: list[str]) -> list[Trial]:
             add(regime, name, control, None, after="head, mean, every step")
         for name, policy in chosen.rivals.items():
             add(regime, name, policy, rate)
+    if TWICE in regimes:
+        rate = {"token_lr": TOKEN_LR["2e-4-long"], "steps": size.steps * LONG, "token_epochs": 2}
+        for method, policy, flags in ((MAP_METHODS[0], "own", chosen.head), (f"fixed {BEST_FIXED}", BEST_FIXED, {})):
+            add(TWICE, method, policy, rate | flags)
+            add(TWICE, f"{method}, clip-higher", policy, rate | flags | CLIP_HIGHER)
     return made
 
 
@@ -161,6 +168,7 @@ def map_plan() -> tuple[Size, list[Trial]]:
     What decides most comes first: the three seeds of the head, which choose the default run.  At 3e-6 most other methods are kept
     from before (study/rates.py): those of NOT_KEPT run here."""
     size = FULL._replace(base="models/modular", task="modular", seeds=3)
+    twice = planned(size, [TWICE])
     of = {trial[:3]: trial for trial in planned(size, list(MAP_RATES))}
     seeds = range(size.seeds)
     wanted = [(rate, MAP_METHODS[0], seed) for seed in seeds for rate in MAP_RATES]
@@ -168,7 +176,7 @@ def map_plan() -> tuple[Size, list[Trial]]:
     wanted += [(MAP_RATES[0], method, seed) for seed in seeds for method in MAP_METHODS[1:] + JOINT]
     wanted += [(rate, method, seed) for seed in seeds for method in MAP_METHODS[1:] for rate in MAP_RATES[1:-1]]
     wanted += [(MAP_RATES[-1], method, seed) for seed in seeds for method in NOT_KEPT]
-    return size, [of[trial] for trial in wanted]
+    return size, [of[trial] for trial in wanted] + by_seed(twice)
 
 
 RIVALS = (

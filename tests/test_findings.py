@@ -49,10 +49,12 @@ def test_controls_stand_beside_the_head_of_their_own_regime_and_are_no_rivals():
 
     frozen = {"head, mean": results(4), "shuffled head": results(6), "fixed 0.7": results(2)}
     joint = {"head, mean, every step": results(4), "mean of the head": results(8), "head, mean, every step, min-p": []}
+    joint |= {"fixed 0.7": results(2), "fixed 0.7, clip-higher": results(3)}
     rows = tables.controls_table({"frozen": frozen, "3e-6": joint, "1e-5": {}}).splitlines()[2:]
     assert [row.split(" [")[0] for row in rows] == [
         "| head, mean (frozen) | shuffled head | -25.0",
         "| head, mean, every step (3e-6) | mean of the head | -50.0",
+        "| fixed 0.7, clip-higher (3e-6) | the same without | +12.5",
     ]
     assert tables.primary_table({"s": {"frozen": frozen}}).count("(fixed 0.7)") == 2, "in Pass@8 and in Avg@8"
 

@@ -15,8 +15,12 @@ def test_methods_of_a_regime_have_as_many_rollouts(regime):
     of_method = {trial.method: trial.flags for trial in made}
     assert len(made) == trials.FULL.seeds * len(of_method)
     rivals = {f"fixed {tau}" for tau in settings.GRID} | {"EAD", "EDT", "mixture", "TAMPO, pass@8"}
-    if regime == "frozen-long":  # the rivals are those of frozen
-        assert set(of_method) == {"head, mean", "head, pass@8"}
+    without_and_with = [
+        name + clip for name in ("head, mean, every step", "fixed 0.7") for clip in ("", ", clip-higher")
+    ]
+    few = {"frozen-long": {"head, mean", "head, pass@8"}, trials.TWICE: set(without_and_with)}
+    if regime in few:  # the rivals of frozen-long are those of frozen
+        assert set(of_method) == few[regime]
     else:
         assert rivals < set(of_method)
     spent, updates = {}, {}
@@ -124,7 +128,7 @@ def test_cuts_are_among_the_rules_and_a_head_with_one_is_tuned_as_such():
 
 def test_the_map_runs_what_decides_most_first():
     size, todo = trials.PLANS["map"]()
-    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 5 * 2 * 3 + 8 * 4 * 3 + 7 * 3 + 2 * 3
+    assert len(todo) == len(set(trial[:3] for trial in todo)) == 5 * 3 + 5 * 2 * 3 + 8 * 4 * 3 + 7 * 3 + 2 * 3 + 4 * 3
     assert {(trial.base, trial.task) for trial in todo} == {("models/modular", "modular")}
     controls, trained = todo[15:45], [trial for trial in todo if trial.flags]
     rates = {trial.flags["token_lr"] for trial in trained}
@@ -135,5 +139,8 @@ def test_the_map_runs_what_decides_most_first():
         "then the head's temperatures in other places"
     )
     assert {trial.flags["token_lr"] for trial in todo[45:90]} == {2e-4}, "then all methods of the default run's rate"
-    planned = trials.planned(size, list(trials.MAP_RATES))
+    twice, once = todo[-12:], [trial for trial in trained if trial not in todo[-12:]]
+    assert {t.flags["token_epochs"] for t in twice} == {2} and not any("token_epochs" in t.flags for t in once)
+    assert [t.flags.get("clip_high") for t in twice] == [None, 0.28] * 6, "each with clip-higher and without, last"
+    planned = trials.planned(size, [*trials.MAP_RATES, trials.TWICE])
     assert set(map(str, todo)) < set(map(str, planned)), "trials of the map are those of its regimes"
