@@ -2,7 +2,8 @@
 
 python -m study.findings runs/study          findings.md, frontier.png and temperature.png, in that folder
 python -m study.findings runs/study --keep FILE.gz      and all trials in one small file, which it reads as well
-python -m study.findings study/kept/trials-*.gz         when.png, of several studies: when does a learned temperature pay?
+python -m study.findings study/kept/trials-{countdown,modular,modular-first}.jsonl.gz
+                                             when.png, of several studies: when does a learned temperature pay?
 """
 
 import argparse
