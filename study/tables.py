@@ -220,7 +220,7 @@ def studies() -> dict[str, dict[str, Methods]]:
 def every_table() -> str:
     kept = studies()
     whole_map = rates.gathered(kept)
-    eight = {name: found for name, found in (kept | {"map": whole_map}).items() if of_eight(found)}
+    eight = {name: found for name, found in (kept | {"map": kept["map"] | whole_map}).items() if of_eight(found)}
     parts = {"Primary endpoints": primary_table(eight)}
     parts["The same against rules that cut"] = primary_table(eight, cuts=True)
     parts["The map"] = f"{rates.table(whole_map)}\n\n{rates.choice(kept['map'])}"
