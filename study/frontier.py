@@ -19,12 +19,12 @@ from study.trials import LONG
 def told(regime: str) -> str:
     """A regime in words.
 
-    >>> told("3e-6-long"), told("frozen")
-    ('tokens trained at 3e-6, 3× the steps', 'tokens frozen')
+    >>> told("3e-6-long"), told("2e-4-twice-long"), told("frozen")
+    ('tokens trained at 3e-6, 3× the steps', 'tokens trained at 2e-4 twice a rollout, 3× the steps', 'tokens frozen')
     """
     rate = regime.removesuffix("-long")
     words = {"frozen": "tokens frozen", "finished": "tokens frozen after training"}.get(
-        rate, f"tokens trained at {rate}"
+        rate, f"tokens trained at {rate.replace('-twice', ' twice a rollout')}"
     )
     return words + (f", {LONG}× the steps" if rate != regime else "")
 
