@@ -276,6 +276,13 @@ def test_difficulty_is_the_share_of_plans_that_miss():
 ROW = re.compile(r"^\|(?!---)(?= *[^|]*\|).*\d\.\d.*\|$", re.M)  # a table's row that holds a figure
 INTERVAL = re.compile(r"[-+]?\d+\.\d \[[-+]?\d+\.\d, [-+]?\d+\.\d\]")
 FIGURE = re.compile(r"(?<![\w.-])\d{1,2}\.\d{1,2}(?![\w-]|\.\d)")
+PAIR = re.compile(r"(?<![\d.])(?=(\d{1,2}\.\d/\d{1,2}\.\d)(?!\d))")  # Avg@8/Pass@8
+
+
+def pairs(text: str) -> set[str]:
+    """Every Avg@8/Pass@8 of a text, those of neighbouring cells of a table too."""
+    text = re.sub(r" \[[^]]*\]|\*\*", "", text)  # no intervals
+    return set(PAIR.findall(text.replace(" | ", "/").replace(" / ", "/")))
 
 
 def told() -> str:
@@ -288,7 +295,8 @@ def told() -> str:
 
 def test_every_row_interval_and_figure_of_RESULTS_and_TOYS_is_one_of_the_kept_trials():
     text, every = told(), tables.every_table()
-    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|")).replace("/", " ")
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    prose = lines.replace("/", " ")
     settings = {"0.4", "0.2", "97.5"}  # millions of parameters; a share of min-p; a level
     for pattern, of, least, known in (
         (ROW, text, 40, set()),
@@ -298,6 +306,7 @@ def test_every_row_interval_and_figure_of_RESULTS_and_TOYS_is_one_of_the_kept_tr
         shown = pattern.findall(of)
         missing = set(shown) - known - set(pattern.findall(every.replace("/", " ") if of is prose else every))
         assert len(shown) > least and not missing, missing
+    assert len(pairs(lines)) > 20 and pairs(lines) <= pairs(every), pairs(lines) - pairs(every)
     assert len((ROOT / "study/RESULTS.md").read_text(encoding="utf-8").splitlines()) <= 300
 
 
@@ -319,7 +328,9 @@ def test_every_interval_and_every_figure_of_the_findings_in_the_README_is_one_of
     missing = set(shown) - set(INTERVAL.findall(every))
     assert shown and not missing, missing
     findings = "".join(re.findall(r"^## (?:Two commands|Does it pay\?)\n.*?(?=\n## )", text, flags=re.S | re.M))
-    prose = "\n".join(line for line in findings.splitlines() if not line.startswith("|")).replace("/", " ")
+    lines = "\n".join(line for line in findings.splitlines() if not line.startswith("|"))
+    assert pairs(lines) and pairs(lines) <= pairs(every), pairs(lines) - pairs(every)
+    prose = lines.replace("/", " ")
     settings = {"3.11", "97.5"}  # a version; a level
     missing = set(FIGURE.findall(prose)) - settings - set(FIGURE.findall(every.replace("/", " ")))
     assert len(FIGURE.findall(prose)) > 20 and not missing, missing
